@@ -1,0 +1,30 @@
+"""Swift: from a base model and some data to a model in service.
+
+`swift.train(model=..., dataset=..., tuner="lora")` is the command line's `swift sft`, in Python. Names are imported on
+first use, so that `import swift` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {"train": "swift.facade", "plan": "swift.facade", "Run": "swift.facade", "SwiftError": "swift.errors"}
+
+if TYPE_CHECKING:
+    from swift.errors import SwiftError
+    from swift.facade import Run, plan, train
+
+__all__ = ["Run", "SwiftError", "__version__", "plan", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'swift' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

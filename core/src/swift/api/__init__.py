@@ -1,0 +1,73 @@
+"""The public contract between Swift and its plugins. A plugin imports `swift.api` and `swift.testing`, nothing else of core.
+
+This module and what it imports need only the standard library, so that a descriptor file costs nothing:
+
+- specs (`TunerSpec`, ...), `Need`, `Clash`: what a descriptor returns;
+- `hookimpl`: marks the hooks in it;
+- contracts (`Tuner`, `Objective`, ...): what implementations subclass;
+- errors.
+
+Two heavier modules are for implementation files only: `swift.api.settings` (pydantic) and `swift.api.ops` (torch).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from swift.api.specs import (
+    KINDS, SPECS, Clash, CommandSpec, DatasetSpec, DeviceSpec, EngineSpec, EvaluatorSpec, ExporterSpec, FactValue, HubSpec,
+    LauncherSpec, Level, LossSpec, MetricSpec, ModelSpec, Need, ObjectiveSpec, OptimizerSpec, ParallelSpec, QuantizerSpec,
+    RewardSpec, RuleSpec, Spec, TemplateSpec, TrackerSpec, TunerSpec, plural,
+)  # fmt: skip
+from swift.api.version import API_VERSION, API_VERSION_TEXT
+from swift.errors import (
+    CheckpointError, ConfigError, DataError, Interrupted, ModelError, PlanRefused, PluginBroken, PluginConflict, PluginError,
+    PluginNotFound, SwiftError, Unsupported,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from swift.api.contracts import (
+        CONTRACTS, Batch, DatasetReader, Device, DeviceInfo, Encoder, Engine, EngineContext, Example, ExportContext, Exporter,
+        ExportReport, Generation, GenerationRequest, GenerationResult, Hub, Launcher, LoadedModel, LoadRequest, LossSum, Memory,
+        ModelLoader, Objective, OptimizerFactory, Record, Strategy, Tracker, Tuner,
+    )  # fmt: skip
+    from swift.api.facts import FACTS, Fact
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# A descriptor needs none of these, and defining their classes costs as much as the rest of this package: first use imports them.
+_CONTRACTS = (
+    "CONTRACTS", "Batch", "DatasetReader", "Device", "DeviceInfo", "Encoder", "Engine", "EngineContext", "Example",
+    "ExportContext", "Exporter", "ExportReport", "Generation", "GenerationRequest", "GenerationResult", "Hub", "Launcher",
+    "LoadedModel", "LoadRequest", "LossSum", "Memory", "ModelLoader", "Objective", "OptimizerFactory", "Record", "Strategy",
+    "Tracker", "Tuner",
+)  # fmt: skip
+_LATE = {**dict.fromkeys(_CONTRACTS, "swift.api.contracts"), **dict.fromkeys(("FACTS", "Fact"), "swift.api.facts")}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'swift.api' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_LATE[name]), name)
+    return value
+
+
+def hookimpl(function: F) -> F:
+    """Mark a function of a descriptor module as a hook.
+
+    The same mark as `pluggy.HookimplMarker("swift")` makes, set by hand so that a descriptor does not import pluggy.
+    """
+    function.swift_impl = {  # type: ignore[attr-defined]
+        "wrapper": False, "hookwrapper": False, "optionalhook": False, "tryfirst": False, "trylast": False, "specname": None,
+    }  # fmt: skip
+    return function
+
+
+_PRIVATE = {"annotations", "contracts", "facts", "specs", "version", "importlib", "Callable", "TYPE_CHECKING", "Any", "TypeVar", "F"}
+__all__ = sorted({name for name in globals() if not name.startswith("_")} - _PRIVATE | set(_LATE))
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,514 @@
+"""What the implementation of each kind must be able to do. Heavy types appear in annotations only.
+
+Shapes: B rows of a batch, S positions, T label positions, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from swift.errors import Unsupported
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+Record = dict[str, Any]
+"""One canonical row: `messages` (list of {"role", "content", ...}) or `text`, plus `tools`, `rejected`, `label`, `images`,
+... and `_origin` = "file:line"."""
+
+Example = dict[str, Any]
+"""One tokenized row: `input_ids` (list of int) and `loss_weight` (list of float, same length; 0 = not trained on)."""
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What a model loader is asked for."""
+
+    folder: Path
+    device: Device
+    dtype: str = "auto"
+    """auto (as in config.json), float32, bfloat16 or float16."""
+    attention: str = "auto"
+    init: str = "pretrained"
+    """pretrained, or random (weights drawn from the config; the folder needs none)."""
+    trust_remote_code: bool = False
+    training: bool = True
+    seed: int = 42
+    local_rank: int = 0
+
+
+@dataclass
+class LoadedModel:
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    attention: str
+    """The implementation that was taken."""
+    keeps_documents_apart: bool
+    """Restarting position ids, without a mask, isolate documents that share a row."""
+    notes: list[str] = field(default_factory=list)
+    """Lines for the user: what was chosen and why."""
+
+
+class ModelLoader(ABC):
+    """Turns a local folder into a model and a tokenizer. Raises `ModelError`."""
+
+    @abstractmethod
+    def load(self, request: LoadRequest) -> LoadedModel: ...
+
+    @abstractmethod
+    def load_tokenizer(self, folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase: ...
+
+
+class Hub(ABC):
+    """Finds models and datasets by id."""
+
+    @abstractmethod
+    def resolve_model(self, repo_id: str, *, revision: str | None = None, weights: bool = True) -> Path:
+        """Local folder of the model, downloaded if need be. `weights=False` fetches config and tokenizer only.
+
+        Raises:
+            ModelError: Unknown id, no network, or offline and not in the cache.
+        """
+
+    @abstractmethod
+    def resolve_dataset(self, repo_id: str, *, revision: str | None = None, subset: str = "", split: str = "") -> Path:
+        """Local folder of the dataset's files. Raises `DataError`."""
+
+
+class DatasetReader(ABC):
+    """Optional `impl` of a dataset: yields raw rows where files alone do not do."""
+
+    @abstractmethod
+    def rows(self, *, seed: int) -> Iterator[Mapping[str, Any]]: ...
+
+
+# --------------------------------------------------------------------------------------------------------------- tuners
+
+
+class Tuner(ABC):
+    """Decides what is trained and how it is parametrized.
+
+    Args:
+        settings: Instance of the spec's settings class.
+        name: Name under which the component was chosen (one class may serve several specs).
+    """
+
+    def __init__(self, settings: Any, name: str) -> None:
+        self.settings = settings
+        self.name = name
+
+    @abstractmethod
+    def apply(self, model: nn.Module, *, seed: int) -> nn.Module:
+        """Prepare a freshly loaded model for training: `requires_grad` is set on exactly what trains."""
+
+    @abstractmethod
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write what `load` (adapter) or a model loader (whole model) reads back, in the field's own format."""
+
+    @abstractmethod
+    def restore(self, model: nn.Module, folder: Path) -> None:
+        """Put the trained tensors that `save` wrote into a model that `apply` has just prepared, bit by bit (resume)."""
+
+    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+        """For inference: a freshly loaded base plus the saved adapter. Only where the artifact is an adapter.
+
+        Raises:
+            ModelError: The adapter does not belong to this model.
+        """
+        raise Unsupported(f"tuner {self.name} saves whole models; load the folder itself")
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """Fold the adapter into the base weights and return the plain model. Only where the spec says `mergeable`."""
+        raise Unsupported(f"tuner {self.name} cannot be merged")
+
+    def disabled(self, model: nn.Module) -> AbstractContextManager[None]:
+        """The base model's answers, for as long as the context is open."""
+        raise Unsupported(f"tuner {self.name} cannot be switched off")
+
+    def parameter_groups(self, model: nn.Module, *, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameter groups for the optimizer: weight decay on matrices, none on vectors (norms, biases)."""
+        matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+        vectors = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+        groups = [
+            {"params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
+            {"params": vectors, "lr": learning_rate, "weight_decay": 0.0},
+        ]
+        return [g for g in groups if g["params"]]
+
+
+# ----------------------------------------------------------------------------------------------------------- objectives
+
+
+class Encoder(ABC):
+    """Given to `Objective.encode`: text and conversations to token ids, with what is trained on."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    @abstractmethod
+    def chat(self, record: Record) -> Example:
+        """The conversation through the chat template; `loss_weight` is 1 on assistant turns (or as the message says)."""
+
+    @abstractmethod
+    def text(self, text: str) -> Example:
+        """Plain text, with the tokenizer's begin and end tokens; `loss_weight` is 1 everywhere."""
+
+
+@dataclass
+class Batch:
+    """One micro-batch on the device.
+
+    Args:
+        inputs: What the model is called with: `input_ids` [B, S], `position_ids` [B, S], and `attention_mask` [B, S] only
+            for padded batches.
+        labels: [B, S], already shifted: `labels[b, s]` is the token that position s must predict, or -100.
+        loss_weight: [B, S] float, or None where every label counts 1.
+        num_labels: Labels that count, i.e. `(labels != -100).sum()` (a plain int: no device sync).
+        num_tokens: Real tokens (without padding).
+    """
+
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+    loss_weight: torch.Tensor | None
+    num_labels: int
+    num_tokens: int
+
+
+@dataclass
+class LossSum:
+    """Sum (never mean) over the labels of a micro-batch; the loop divides by the global count of the step."""
+
+    total: torch.Tensor
+    metrics: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Further sums over labels, logged divided by the same count."""
+
+
+class Objective(ABC):
+    """What is minimised."""
+
+    def __init__(self, settings: Any, name: str) -> None:
+        self.settings = settings
+        self.name = name
+
+    @abstractmethod
+    def encode(self, record: Record, encoder: Encoder) -> Example:
+        """One canonical record to one example. Raises `DataError` with the reason where the record does not fit."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch, *, memory_budget: int) -> LossSum:
+        """`memory_budget`: bytes that logits may take at once."""
+
+
+# -------------------------------------------------------------------------------------------------- devices and parallel
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """Answer of a device's probe, without torch."""
+
+    count: int
+    names: tuple[str, ...] = ()
+    memory: int = 0
+    """Bytes of memory of the smallest device."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes."""
+
+    used: int
+    peak: int
+    total: int
+
+
+class Device(ABC):
+    """One kind of accelerator."""
+
+    def __init__(self, settings: Any, name: str) -> None:
+        self.settings = settings
+        self.name = name
+
+    @abstractmethod
+    def setup(self, local_rank: int) -> torch.device:
+        """Make this process use device `local_rank` and return it. Raises `ModelError` where it is absent."""
+
+    @abstractmethod
+    def memory(self) -> Memory: ...
+
+    @abstractmethod
+    def dtypes(self) -> tuple[str, ...]:
+        """Dtypes that can be trained in, best first; checked on the hardware that is there."""
+
+    @abstractmethod
+    def attention(self) -> tuple[str, ...]:
+        """transformers' names of attention implementations, best first."""
+
+    @abstractmethod
+    def collective_backend(self) -> str:
+        """torch.distributed backend."""
+
+    def synchronize(self) -> None:
+        """Wait for queued work."""
+
+    def empty_cache(self) -> None:
+        """Give unused memory back."""
+
+    def rng_state(self) -> dict[str, torch.Tensor]:
+        """State of generators beyond torch's CPU one."""
+        return {}
+
+    def set_rng_state(self, state: dict[str, torch.Tensor]) -> None: ...
+
+
+class Strategy(ABC):
+    """Wraps the trained module for one or many processes.
+
+    The module that is wrapped is the loss itself: `forward(batch) -> LossSum.total` and metrics, so that whatever a
+    strategy hooks on `forward` sees the whole computation.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    def __init__(self, settings: Any, name: str, device: Device) -> None:
+        self.settings = settings
+        self.name = name
+        self.device = device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def start(self, *, timeout_s: float) -> torch.device:
+        """Join the process group, if any, and return this rank's device."""
+        return self.device.setup(self.local_rank)
+
+    @abstractmethod
+    def wrap(self, module: nn.Module) -> nn.Module: ...
+
+    def accumulating(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Open for every micro-batch but the last of a step: gradients stay local."""
+        return nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """`loss` is this rank's share, already divided by the global label count.
+
+        After the last micro-batch, each gradient is the sum of the ranks' shares."""
+        loss.backward()
+
+    @abstractmethod
+    def clip_gradients(self, parameters: Sequence[torch.Tensor], max_norm: float) -> torch.Tensor:
+        """Clip to `max_norm` (0: do not clip) and return the global norm before clipping, a 0-d tensor."""
+
+    def all_reduce(self, values: Sequence[float]) -> list[float]:
+        """Sum over ranks."""
+        return list(values)
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's picklable object, on every rank."""
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable object, in rank order, on every rank."""
+        return [value]
+
+    def barrier(self) -> None: ...
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Rank 0 goes through the block first, then the others."""
+        if not self.is_main:
+            self.barrier()
+        yield
+        if self.is_main:
+            self.barrier()
+
+    def unwrapped(self, module: nn.Module) -> AbstractContextManager[nn.Module | None]:
+        """The whole module ready to be saved, on rank 0; None elsewhere. A collective: every rank enters."""
+        return nullcontext(module if self.is_main else None)
+
+    @abstractmethod
+    def save_optimizer(self, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+        """A collective. Writes into an existing folder; loadable on another number of ranks."""
+
+    @abstractmethod
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, folder: Path) -> None: ...
+
+    def stop(self) -> None:
+        """Leave the process group."""
+
+
+class OptimizerFactory(ABC):
+    def __init__(self, settings: Any, name: str) -> None:
+        self.settings = settings
+        self.name = name
+
+    @abstractmethod
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """`groups` carry `params`, `lr` and `weight_decay`."""
+
+
+class Launcher(ABC):
+    """Starts the worker processes of a run and waits for them."""
+
+    def __init__(self, settings: Any, name: str) -> None:
+        self.settings = settings
+        self.name = name
+
+    @abstractmethod
+    def launch(self, plan_file: Path, *, nproc_per_node: int, nnodes: int, node_rank: int, master_addr: str,
+               master_port: int, env: Mapping[str, str]) -> int:  # fmt: skip
+        """Run `python -m swift.worker PLAN_FILE` on every rank (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT in the
+        environment) and return the exit code: 0, or the first failing rank's."""
+
+
+# ------------------------------------------------------------------------------------------------------------- inference
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How to decode. Unsupported options raise `Unsupported`; none is ignored."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 switches it off."""
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """`messages` (through the chat template) or `prompt` (as it is), never both."""
+
+    messages: tuple[Mapping[str, Any], ...] = ()
+    prompt: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    generation: Generation = field(default_factory=Generation)
+    adapter: str = ""
+    """Name of a loaded adapter; "" is the run's own model."""
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+    """stop or length."""
+
+
+@dataclass(frozen=True)
+class EngineContext:
+    """What an engine may ask core for."""
+
+    model_folder: Path
+    device: Device
+    load: Callable[[], LoadedModel]
+    """In-process engines: the model with the run's adapter on top, in evaluation mode."""
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    """Further adapters by name."""
+    chat_template: str | None = None
+    dtype: str = "auto"
+
+
+class Engine(ABC):
+    def __init__(self, settings: Any, name: str, context: EngineContext) -> None:
+        self.settings = settings
+        self.name = name
+        self.context = context
+
+    @abstractmethod
+    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, GenerationResult]]:
+        """(index of the request, result), as they are ready."""
+
+    def stream(self, request: GenerationRequest) -> Iterator[str]:
+        """Pieces that join to the text `generate` would give. Only where the spec says `streaming`."""
+        raise Unsupported(f"engine {self.name} cannot stream")
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+# ---------------------------------------------------------------------------------------------------- trackers, exporters
+
+
+class Tracker(ABC):
+    def __init__(self, settings: Any, name: str, run_dir: Path) -> None:
+        self.settings = settings
+        self.name = name
+        self.run_dir = run_dir
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """The resolved config, without secrets."""
+
+    @abstractmethod
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def finish(self, summary: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class ExportContext:
+    """A run, opened for export."""
+
+    run_dir: Path
+    output: Path
+    """A new folder to fill; core renames it into place when `export` returns."""
+    tuner: Tuner | None
+    """None where the source is a plain model folder."""
+    load_tuned: Callable[[], LoadedModel]
+    load_folder: Callable[[Path], LoadedModel]
+    """Loads the written result, for the proof."""
+    prompts: Sequence[Record]
+    """Held prompts for the proof."""
+    max_shard_size: str = "5GB"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    files: tuple[str, ...]
+    checks: Mapping[str, float] = field(default_factory=dict)
+    """What was measured between the source and the result, e.g. `kl_mean`, `logit_max_difference`."""
+    bounds: Mapping[str, float] = field(default_factory=dict)
+    """Stated bound for each check; above it core refuses the result unless forced."""
+
+
+class Exporter(ABC):
+    format: ClassVar[str] = ""
+
+    def __init__(self, settings: Any, name: str) -> None:
+        self.settings = settings
+        self.name = name
+
+    @abstractmethod
+    def export(self, context: ExportContext) -> ExportReport: ...
+
+
+CONTRACTS: dict[str, type] = {
+    "model": ModelLoader, "dataset": DatasetReader, "tuner": Tuner, "objective": Objective, "parallel": Strategy,
+    "device": Device, "engine": Engine, "optimizer": OptimizerFactory, "hub": Hub, "tracker": Tracker,
+    "launcher": Launcher, "exporter": Exporter,
+}  # fmt: skip
+"""Kind -> what `Spec.impl` must be a subclass of."""
+
+
+def describe(items: Iterable[str]) -> str:
+    """`a, b and c`, for messages."""
+    words = list(items)
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + f" and {words[-1]}" if words else "none"

@@ -1,0 +1,353 @@
+"""Frozen descriptions of what a plugin offers. Standard library only: this file is read before anything is imported.
+
+A spec is cheap: names, a dotted path to the implementation, and facts. The heavy object behind `impl` is imported only
+when a plan names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Union
+
+from swift.api.version import API_VERSION_TEXT
+
+FactValue = Union[bool, int, float, str, None, "tuple[str, ...]"]
+Level = Literal["impossible", "unsupported", "unverified"]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A condition over the facts of the whole plan that a component cannot do without.
+
+    Args:
+        condition: One comparison over a fact: `"quant.bits == 4"`, `"device.collectives"` (set and not empty),
+            `"device.collectives contains gloo"`, `"parallel.world_size >= 2"`.
+        why: The reason, in one sentence that a user understands.
+        fix: What to type instead. Empty lets the resolver search.
+        level: impossible (cannot be overridden), unsupported (nobody built it), unverified (a warning).
+        code: Stable id, e.g. "SW101"; `--allow CODE` lowers an unsupported one to a warning.
+    """
+
+    condition: str
+    why: str
+    fix: str = ""
+    level: Level = "impossible"
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """A conjunction that must not hold.
+
+    Args:
+        when: Selectors that must all match: `"device:npu"`, `"quantizer:*"`, or a condition as in `Need`.
+        why, fix, level, code: As in `Need`.
+    """
+
+    when: tuple[str, ...]
+    why: str
+    fix: str = ""
+    level: Level = "impossible"
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Spec:
+    """What every component tells about itself.
+
+    Args:
+        name: Lower-case id, unique within the kind: `[a-z0-9][a-z0-9-_.]*`.
+        impl: Dotted path `"package.module:Class"` of the implementation (a subclass of the kind's contract).
+        settings: Dotted path of the pydantic settings class (a `swift.api.settings.Settings`), or "".
+        summary: One line for listings.
+        aliases: Other names under which users know it.
+        docs: Link or path to more.
+        api: Plugin API version it was written for.
+        status: stable | beta | experimental | deprecated.
+        requires: Requirement strings (`"bitsandbytes>=0.45"`) checked from metadata before any import.
+        facts: What it contributes to the plan (see `swift.api.facts`).
+        needs: Conditions it cannot do without.
+        clashes: Conjunctions that must not hold.
+    """
+
+    kind: ClassVar[str] = ""
+
+    name: str
+    impl: str = ""
+    settings: str = ""
+    summary: str = ""
+    aliases: tuple[str, ...] = ()
+    docs: str = ""
+    api: str = API_VERSION_TEXT
+    status: str = "stable"
+    requires: tuple[str, ...] = ()
+    facts: Mapping[str, FactValue] = field(default_factory=dict)
+    needs: tuple[Need, ...] = ()
+    clashes: tuple[Clash, ...] = ()
+
+    # Once for all kinds: generating these per class would double the price of importing this file.
+    def __eq__(self, other: object) -> bool:
+        if self.__class__ is not other.__class__:
+            return NotImplemented
+        return all(getattr(self, f.name) == getattr(other, f.name) for f in dataclasses.fields(self))
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.name, self.impl))
+
+    def __repr__(self) -> str:
+        changed = (f for f in dataclasses.fields(self) if f.default is dataclasses.MISSING or getattr(self, f.name) != f.default)
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
+
+    @classmethod
+    def of(cls, **values: Any) -> Spec:
+        """Build from keywords, dropping (with a warning) fields of a newer minor API."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        extra = sorted(set(values) - known)
+        if extra:
+            warnings.warn(f"{cls.__name__} {values.get('name')!r}: fields {extra} are unknown to plugin API {API_VERSION_TEXT}")
+        return cls(**{k: v for k, v in values.items() if k in known})
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Spec:
+        """Inverse of `to_dict` after a JSON round trip (lists become tuples again)."""
+        data = {k: _freeze(v) for k, v in values.items()}
+        data["needs"] = tuple(Need(**n) for n in values.get("needs", ()))
+        data["clashes"] = tuple(Clash(**{**c, "when": tuple(c["when"])}) for c in values.get("clashes", ()))
+        return cls.of(**data)
+
+
+def _freeze(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_freeze(v) for v in value)
+    if isinstance(value, dict):
+        return {k: _freeze(v) for k, v in value.items()}
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class ModelSpec(Spec):
+    """A loader, or one entry of a vendor's catalog.
+
+    A loader has `impl`; a catalog entry is pure data and names its `loader`. `generic=True` marks a loader that takes any
+    folder whose config.json it understands.
+    """
+
+    kind: ClassVar[str] = "model"
+
+    loader: str = ""
+    generic: bool = False
+    hub_ids: Mapping[str, str] = field(default_factory=dict)
+    """Hub name -> repository id, e.g. {"huggingface": "Qwen/Qwen3-8B", "modelscope": "Qwen/Qwen3-8B"}."""
+    architecture: str = ""
+    """The string in config.json's `architectures`, e.g. "Qwen3ForCausalLM"."""
+    parameters: int = 0
+    context_length: int = 0
+    modality: tuple[str, ...] = ("text",)
+    chat: bool = True
+    thinking: bool = False
+    """The chat template has a thinking switch."""
+    folder: str = ""
+    """Dotted path `"package:relative/folder"` of weights that ship inside the plugin."""
+    linear_modules: tuple[str, ...] = ()
+    """Names of the linear layers of one block, for adapters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class DatasetSpec(Spec):
+    """A registered dataset: files inside the plugin, or a hub id. `impl` may name a `swift.api.DatasetReader`."""
+
+    kind: ClassVar[str] = "dataset"
+
+    files: tuple[str, ...] = ()
+    """`"package:relative/file.jsonl"` paths that ship inside the plugin."""
+    hub_ids: Mapping[str, str] = field(default_factory=dict)
+    subsets: tuple[str, ...] = ()
+    split: str = "train"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Own column -> canonical column."""
+    tasks: tuple[str, ...] = ("sft",)
+    rows: int = 0
+    licence: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class TemplateSpec(Spec):
+    """Overrides the tokenizer's chat template for a family that needs it. `file` is `"package:relative/file.jinja"`."""
+
+    kind: ClassVar[str] = "template"
+
+    file: str = ""
+    architectures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class TunerSpec(Spec):
+    """`impl` is a `swift.api.Tuner`."""
+
+    kind: ClassVar[str] = "tuner"
+
+    artifact: Literal["adapter", "model"] = "adapter"
+    """What `save` writes: an adapter on top of the base, or a whole model folder."""
+    mergeable: bool = False
+    identity_at_init: bool = False
+    """The tuned model answers exactly as the base before the first step."""
+    trainable: Literal["low-rank", "all", "part"] = "low-rank"
+    learning_rate: float = 1e-4
+    """Default when the user gives none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class ObjectiveSpec(Spec):
+    """`impl` is a `swift.api.Objective`."""
+
+    kind: ClassVar[str] = "objective"
+
+    chat_template: bool = True
+    columns: tuple[str, ...] = ("messages",)
+    verbs: tuple[str, ...] = ()
+    """Commands that stand for `swift train --objective NAME`."""
+    requires_reference: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class ParallelSpec(Spec):
+    """`impl` is a `swift.api.Strategy`."""
+
+    kind: ClassVar[str] = "parallel"
+
+    multi_process: bool = False
+    launcher: str = ""
+    """Launcher used for more than one process."""
+    shards: tuple[str, ...] = ()
+    """What is split over ranks: any of "weights", "gradients", "optimizer", "activations"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class DeviceSpec(Spec):
+    """`impl` is a `swift.api.Device`; `probe` is `"module:function"` that answers without torch in under 50 ms."""
+
+    kind: ClassVar[str] = "device"
+
+    probe: str = ""
+    priority: int = 0
+    """`--device auto` takes the present device with the highest priority."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class QuantizerSpec(Spec):
+    kind: ClassVar[str] = "quantizer"
+
+    bits: tuple[int, ...] = ()
+    trainable: bool = False
+    """Gradients flow through the quantized base, so that adapters can be trained over it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class EngineSpec(Spec):
+    """`impl` is a `swift.api.Engine`."""
+
+    kind: ClassVar[str] = "engine"
+
+    streaming: bool = False
+    multi_adapter: bool = False
+    in_process: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class OptimizerSpec(Spec):
+    """`impl` is a `swift.api.OptimizerFactory`."""
+
+    kind: ClassVar[str] = "optimizer"
+
+    state_bytes_per_parameter: float = 8.0
+    """Bytes of state per trained parameter, for the memory estimate (AdamW in float32: 8)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class LossSpec(Spec):
+    kind: ClassVar[str] = "loss"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class RewardSpec(Spec):
+    kind: ClassVar[str] = "reward"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class MetricSpec(Spec):
+    kind: ClassVar[str] = "metric"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class HubSpec(Spec):
+    """`impl` is a `swift.api.Hub`."""
+
+    kind: ClassVar[str] = "hub"
+
+    prefix: str = ""
+    """Short prefix of ids, e.g. "hf" for `hf::org/name`."""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class TrackerSpec(Spec):
+    """`impl` is a `swift.api.Tracker`."""
+
+    kind: ClassVar[str] = "tracker"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class EvaluatorSpec(Spec):
+    kind: ClassVar[str] = "evaluator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class LauncherSpec(Spec):
+    """`impl` is a `swift.api.Launcher`."""
+
+    kind: ClassVar[str] = "launcher"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class ExporterSpec(Spec):
+    """`impl` is a `swift.api.Exporter`."""
+
+    kind: ClassVar[str] = "exporter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class CommandSpec(Spec):
+    """A verb of the command line. `impl` is `"module:main"`, called as `main(argv: list[str]) -> int`."""
+
+    kind: ClassVar[str] = "command"
+
+    group: str = "Plugins"
+    help: str = ""
+    """Full help text, shown by `swift NAME --help` without importing `impl`. Empty passes --help on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class RuleSpec(Spec):
+    """Needs and clashes about components that this plugin did not write. Has no `impl`."""
+
+    kind: ClassVar[str] = "rule"
+
+
+SPECS: tuple[type[Spec], ...] = (
+    ModelSpec, DatasetSpec, TemplateSpec, TunerSpec, ObjectiveSpec, ParallelSpec, DeviceSpec, QuantizerSpec, EngineSpec,
+    OptimizerSpec, LossSpec, RewardSpec, MetricSpec, HubSpec, TrackerSpec, EvaluatorSpec, LauncherSpec, ExporterSpec,
+    CommandSpec, RuleSpec,
+)  # fmt: skip
+KINDS: dict[str, type[Spec]] = {spec.kind: spec for spec in SPECS}
+
+
+def plural(kind: str) -> str:
+    """`tuner` -> `tuners`; the word in hook names, `swift list` and docs."""
+    return "losses" if kind == "loss" else "parallels" if kind == "parallel" else kind + "s"

@@ -1,0 +1,23 @@
+"""`swift sft`, `swift pt`, `swift train`."""
+
+from __future__ import annotations
+
+import sys
+
+from swift.start import start
+
+
+def main(argv: list[str], verb: str) -> int:
+    run_dir, _ = start(verb, argv=argv, say=lambda line: print(line, file=sys.stderr))
+    rows = [row for row in run_dir.log() if "loss" in row]
+    if rows:
+        last = rows[-1]
+        print(f"done: {int(last['step'])} steps, loss {rows[0]['loss']:.4f} -> {last['loss']:.4f}")
+    held_out = [row["eval_loss"] for row in run_dir.log() if "eval_loss" in row]
+    if held_out:
+        print(f"held-out loss: {held_out[-1]:.4f}")
+    plot = run_dir.path / "loss.png"
+    if plot.is_file():
+        print(f"plot:   {plot}\nreport: {run_dir.report_file}")
+    print(f"result: {run_dir.final}\nnext:   swift chat {run_dir}\n        swift export {run_dir}")
+    return 0

@@ -1,0 +1,234 @@
+"""The run directory: the one thing that a user passes from verb to verb. Left of the torch line.
+
+    RUN/plan.json          the plan that the run is a consequence of
+    RUN/config.yaml        what the user wrote, resolved; `swift sft -c RUN/config.yaml` does it again
+    RUN/log.jsonl          one line per logged step
+    RUN/rejects.jsonl      every row that could not be read or was too long: file, line, reason
+    RUN/checkpoints/step-000100/   model/ optimizer/ rng.pt state.json plan.json manifest.json
+    RUN/final/             the result: an adapter in PEFT's format, or a whole model folder; tokenizer beside it
+    RUN/report.html, *.png what happened
+
+A checkpoint is written under a temporary name and renamed when whole, so whatever carries its real name can be trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from swift.errors import CheckpointError
+from swift.plan.plan import Plan
+
+_STEP = re.compile(r"step-(\d+)")
+
+
+class RunDir:
+    """Paths and facts of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.plan_file = self.path / "plan.json"
+        self.config_file = self.path / "config.yaml"
+        self.log_file = self.path / "log.jsonl"
+        self.rejects_file = self.path / "rejects.jsonl"
+        self.report_file = self.path / "report.html"
+        self.checkpoint_folder = self.path / "checkpoints"
+        self.final = self.path / "final"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @staticmethod
+    def is_run(path: str | Path) -> bool:
+        return (Path(path) / "plan.json").is_file()
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """Raises `CheckpointError` where there is no run."""
+        if cls.is_run(path):
+            return cls(path)
+        folder = Path(path)
+        if not folder.exists():
+            near = sorted(str(p.parent) for p in folder.parent.glob("*/plan.json")) if folder.parent.is_dir() else []
+            raise CheckpointError(
+                f"there is no run directory {folder}",
+                fix=f"runs here: {', '.join(near[:5])}" if near else "give the folder that `swift sft -o DIR` wrote",
+            )
+        raise CheckpointError(f"{folder} is not a run directory: it has no plan.json", fix="give the folder that -o named")
+
+    @classmethod
+    def create(cls, path: str | Path, plan: Plan, config: dict[str, Any], *, overwrite: bool = False) -> RunDir:
+        """Make the folder and write plan and config.
+
+        Raises:
+            CheckpointError: The folder holds something already, or cannot be written.
+        """
+        run = cls(path)
+        try:
+            if run.path.exists() and any(run.path.iterdir()):
+                if not overwrite:
+                    fix = "--overwrite true empties it, -o OTHER leaves it alone"
+                    if run.is_run(run.path):
+                        fix = f"go on with it: swift {plan.verb} --resume {run.path}; or {fix}"
+                    raise CheckpointError(f"{run.path} is not empty", fix=fix)
+                if not run.is_run(run.path):
+                    raise CheckpointError(
+                        f"{run.path} is not empty and not a run directory, so --overwrite leaves it alone", fix="choose another -o"
+                    )
+                shutil.rmtree(run.path)
+            run.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+            run.write(plan, config)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {run.path}: {error.strerror or error}", fix="choose another folder with -o") from error
+        return run
+
+    def write(self, plan: Plan, config: dict[str, Any]) -> None:
+        write_text(self.plan_file, plan.to_json() + "\n")
+        write_text(self.config_file, yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
+
+    @property
+    def plan(self) -> Plan:
+        try:
+            return Plan.from_json(self.plan_file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckpointError(f"cannot read {self.plan_file}: {error.strerror}") from error
+
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        if not self.checkpoint_folder.is_dir():
+            return []
+        found = [p for p in self.checkpoint_folder.iterdir() if _STEP.fullmatch(p.name) and (p / "manifest.json").is_file()]
+        return sorted(found, key=step_of)
+
+    def latest(self) -> Path | None:
+        return next(reversed(self.checkpoints()), None)
+
+    def resume_point(self) -> Path | None:
+        """Newest checkpoint that can be resumed from: whole, undamaged, with the optimizer's state.
+
+        Raises:
+            CheckpointError: There are checkpoints, but none can be used.
+        """
+        faults = []
+        for folder in reversed(self.checkpoints()):
+            fault = damage(folder)
+            if fault is None and not (folder / "optimizer").is_dir():
+                fault = "saved with --save_only_model, so it has no optimizer state"
+            if fault is None:
+                return folder
+            faults.append(f"{folder.name}: {fault}")
+        if faults:
+            raise CheckpointError(
+                f"no checkpoint of {self.path} can be resumed:\n  " + "\n  ".join(faults),
+                fix=f"start anew from its weights: --model {self.path}, or delete the damaged folders to start from the beginning",
+            )
+        return None
+
+    def weights(self, checkpoint: str = "") -> Path:
+        """Folder that the tuner wrote: the final one, or a checkpoint's.
+
+        Raises:
+            CheckpointError: No such checkpoint, or the run has saved nothing yet.
+        """
+        if checkpoint:
+            names = [p.name for p in self.checkpoints()]
+            if checkpoint not in names:
+                raise CheckpointError(f"{self.path} has no checkpoint {checkpoint!r}", fix=f"it has: {', '.join(names) or 'none'}")
+            return self.checkpoint_folder / checkpoint / "model"
+        if self.final.is_dir():
+            return self.final
+        latest = self.latest()
+        if latest is None:
+            raise CheckpointError(f"{self.path} has saved nothing yet", fix=f"swift {self.plan.verb} --resume {self.path}")
+        return latest / "model"
+
+    def log(self) -> list[dict[str, Any]]:
+        """Logged steps; a last line torn by a kill is left out."""
+        if not self.log_file.is_file():
+            return []
+        rows = []
+        for line in self.log_file.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+
+def step_of(checkpoint: Path) -> int:
+    match = _STEP.fullmatch(checkpoint.name)
+    return int(match[1]) if match else -1
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What differs from the manifest, or None."""
+    try:
+        files = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"its manifest cannot be read ({error})"
+    for name, size in files.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, the manifest says {size}"
+    return None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(target: Path, *, manifest: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `target`, synced and renamed into its place when the block ends well; else removed.
+
+    An existing `target` is replaced only then, so a failure leaves what was there.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        for file in files:
+            _sync(file)
+        if manifest:
+            sizes = {str(p.relative_to(temporary)): p.stat().st_size for p in files}
+            write_text(temporary / "manifest.json", json.dumps({"files": sizes}, indent=1))
+            _sync(temporary / "manifest.json")
+        if target.exists():
+            old = target.with_name(f".{target.name}.{os.getpid()}.old")
+            os.rename(target, old)
+            os.rename(temporary, target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(temporary, target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,125 @@
+"""From what the user wrote to a finished run: the seam between config and plan (left) and the run itself (right).
+
+The command line and `swift.train` both come through here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from swift.config.loader import Resolved, load
+from swift.errors import ConfigError, Interrupted, SwiftError
+from swift.plan.plan import Plan
+from swift.plan.planner import make_plan, refuse
+from swift.plugins.loading import instantiate, load_object
+from swift.plugins.registry import Registry, discover
+from swift.run_dir import RunDir
+
+FIXED_ON_RESUME = ("model.id", "data.dataset", "data.columns", "tuner.name", "objective.name", "data.data_seed", "data.max_length")
+"""What a resumed run may not change: its checkpoint belongs to them."""
+
+
+def start(
+    verb: str,
+    *,
+    argv: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> tuple[RunDir, Any]:
+    """Configure, plan, and train. Returns the run directory and the run's summary (None where workers ran it).
+
+    Raises:
+        SwiftError: Before anything heavy is loaded for faults of config and plan; else as `swift.train.run.run`.
+    """
+    registry = discover()
+    resolved = load(verb, argv=list(argv), values=dict(values or {}), registry=registry)
+    old = RunDir.open(resolved.extra["resume"]) if resolved.extra.get("resume") else None
+    if old is not None:
+        resolved = reload(verb, old, resolved, argv=argv, values=values, registry=registry)
+    for note in resolved.notes:
+        say(note)
+    plan = make_plan(resolved, registry)
+    refuse(plan)
+    for choice in plan.choices:
+        say(f"{choice.path} = {choice.value}: {choice.why}")
+    for problem in plan.problems:
+        say(f"note: {problem.message}")
+    if old is not None:
+        old.write(plan, resolved.plain())
+        run_dir = old
+    else:
+        section = resolved.sections["output"]
+        run_dir = RunDir.create(section.dir or default_folder(plan), plan, resolved.plain(), overwrite=section.overwrite)
+    say(f"run directory: {run_dir}")
+    return run_dir, execute(plan, run_dir)
+
+
+def reload(
+    verb: str, old: RunDir, resolved: Resolved, *, argv: Sequence[str], values: Mapping[str, Any] | None, registry: Registry
+) -> Resolved:
+    """The old run's config with this call's values on top; what may not change is refused."""
+    again = load(verb, argv=list(argv), values=dict(values or {}), config_file=str(old.config_file), registry=registry)
+    before, after = load(verb, config_file=str(old.config_file), registry=registry), again
+    changed = [path for path in FIXED_ON_RESUME if _value(before, path) != _value(after, path)]
+    if changed:
+        raise ConfigError(
+            f"a resumed run keeps its {', '.join(changed)}; its checkpoint belongs to them",
+            fix=f"leave them out, or start anew from its weights with -o OTHER (--model {old})",
+        )
+    return again
+
+
+def _value(resolved: Resolved, path: str) -> Any:
+    section, field = path.split(".")
+    return getattr(resolved.sections[section], field)
+
+
+def execute(plan: Plan, run_dir: RunDir) -> Any:
+    """Run in this process, or in as many workers as the plan says."""
+    parallel = plan.config["parallel"]
+    if "launcher" not in plan.components:
+        return load_object("swift.train.run:run")(plan, run_dir)
+    (run_dir.path / "error.txt").unlink(missing_ok=True)
+    launcher = instantiate(plan.components["launcher"])
+    code = launcher.launch(
+        run_dir.plan_file, nproc_per_node=parallel["nproc_per_node"], nnodes=parallel["nnodes"],
+        node_rank=parallel["node_rank"], master_addr=parallel["master_addr"], master_port=parallel["master_port"],
+        env=dict(os.environ),
+    )  # fmt: skip
+    if code:
+        raise worker_error(code, plan, run_dir)
+    return None
+
+
+def worker_error(code: int, plan: Plan, run_dir: RunDir) -> SwiftError:
+    if code in (130, 143, -2, -15):
+        error: SwiftError = Interrupted(
+            f"stopped; everything up to the last checkpoint is saved in {run_dir}", fix=f"swift {plan.verb} --resume {run_dir}"
+        )
+        return error
+    text = run_dir.path / "error.txt"
+    message = text.read_text(encoding="utf-8").strip() if text.is_file() else f"a worker ended with exit code {code}"
+    error = SwiftError(message)
+    error.exit_code = code if 0 < code < 126 else 1
+    return error
+
+
+def default_folder(plan: Plan) -> Path:
+    """`runs/<model>-<objective>-<time>`, new on every call."""
+    model = Path(str(plan.config["model"]["id"])).name or "model"
+    stem = f"{model}-{plan.components['objective'].name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = Path("runs") / stem, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{stem}-{number}"
+    return folder
+
+
+def read_config(run_dir: RunDir) -> dict[str, Any]:
+    return yaml.safe_load(run_dir.config_file.read_text(encoding="utf-8"))

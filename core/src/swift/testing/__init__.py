@@ -1,0 +1,54 @@
+"""The contract kit: one line gives a plugin its test suite.
+
+    from swift.testing import contract
+    TestLora = contract("tuner:lora")
+
+The suite has the tests that every component of the kind must pass, plus one class per claim of its spec (`mergeable`,
+`identity_at_init`, `streaming`, `multi_process`): a claim without a passing test fails. Plain pytest; versioned with
+`swift.api.API_VERSION`. Class attributes may be overridden by keyword (`contract("tuner:x", ids=...)`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swift.plugins.registry import discover
+from swift.testing import kinds, parallel
+from swift.testing.descriptor import DescriptorContract
+from swift.testing.tiny import CONVERSATIONS, byte_tokenizer, tiny_folder
+
+CONTRACT_CLASSES: dict[str, type[DescriptorContract]] = {
+    "model": kinds.ModelContract,
+    "dataset": kinds.DatasetContract,
+    "tuner": kinds.TunerContract,
+    "objective": kinds.ObjectiveContract,
+    "parallel": parallel.ParallelContract,
+    "device": kinds.DeviceContract,
+    "engine": kinds.EngineContract,
+}
+"""Kind -> its suite; the other kinds have the descriptor's claims only."""
+
+CLAIMS: dict[tuple[str, str], type[DescriptorContract]] = {
+    ("tuner", "mergeable"): kinds.Mergeable,
+    ("tuner", "identity_at_init"): kinds.IdentityAtInit,
+    ("engine", "streaming"): kinds.Streaming,
+    ("parallel", "multi_process"): parallel.MultiProcess,
+}
+"""(kind, field of the spec) -> the tests that a true value brings."""
+
+
+def contract(component: str, **overrides: Any) -> type[DescriptorContract]:
+    """The test class of `component` (`kind:name`), to be bound to a name that starts with `Test`.
+
+    Raises:
+        PluginError: The component is not installed, broken, or claimed twice.
+    """
+    kind, _, name = component.partition(":")
+    spec = discover().find(kind, name).spec
+    claimed = [cls for (k, field), cls in CLAIMS.items() if k == kind and getattr(spec, field)]
+    bases = (*claimed, CONTRACT_CLASSES.get(kind, DescriptorContract))
+    title = "Test" + "".join(part.capitalize() for part in component.replace(":", "-").replace("_", "-").split("-"))
+    return type(title, bases, {"component": component, **overrides})
+
+
+__all__ = ["CLAIMS", "CONTRACT_CLASSES", "CONVERSATIONS", "DescriptorContract", "byte_tokenizer", "contract", "tiny_folder"]

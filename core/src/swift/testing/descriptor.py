@@ -1,0 +1,105 @@
+"""Claims that hold for every component of every plugin."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from swift.api import CONTRACTS, FACTS, KINDS
+from swift.plugins.loading import load_object
+from swift.plugins.registry import Registry, discover
+
+HEAVY = ("torch", "transformers", "datasets", "peft", "accelerate", "numpy", "pyarrow", "pydantic", "pluggy", "yaml", "rich", "vllm")
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+class DescriptorContract:
+    """Subclassed by the contract of every kind; `component` is `kind:name`."""
+
+    component: ClassVar[str] = ""
+
+    @pytest.fixture(scope="class")
+    def registry(self) -> Registry:
+        return discover()
+
+    @pytest.fixture(scope="class")
+    def entry(self, registry: Registry) -> Any:
+        kind, _, name = self.component.partition(":")
+        return registry.find(kind, name)
+
+    @pytest.fixture(scope="class")
+    def spec(self, entry: Any) -> Any:
+        return entry.spec
+
+    @pytest.fixture(scope="class")
+    def settings(self, spec: Any) -> Any:
+        return load_object(spec.settings)() if spec.settings else None
+
+    def test_the_door_imports_nothing_heavy(self, registry: Registry, entry: Any) -> None:
+        door = next(p.module for p in registry.plugins if p.id == entry.plugin)
+        code = f"import sys, json, {door}; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert out.returncode == 0, f"{door} cannot be imported: {out.stderr[-800:]}"
+        heavy = json.loads(out.stdout)
+        assert not heavy, f"{door} imports {heavy}; move the import into the implementation module"
+
+    def test_name_and_summary(self, spec: Any) -> None:
+        for name in (spec.name, *spec.aliases):
+            assert NAME.fullmatch(name.lower()) and name == name.strip(), f"{name!r} is not a legal name"
+        assert NAME.fullmatch(spec.name), f"{spec.name!r} must be lower case"
+        assert spec.summary, f"{self.component} has no summary; `swift list` shows it"
+
+    def test_spec_survives_json(self, spec: Any) -> None:
+        assert KINDS[spec.kind].from_dict(json.loads(json.dumps(spec.to_dict()))).to_dict() == spec.to_dict()
+
+    def test_implementation_fulfils_the_contract(self, spec: Any) -> None:
+        if not spec.impl:
+            pytest.skip("pure data: the spec names no implementation")
+        impl = load_object(spec.impl)
+        contract = CONTRACTS.get(spec.kind)
+        if contract is not None:
+            assert isinstance(impl, type) and issubclass(impl, contract), f"{spec.impl} is not a {contract.__name__}"
+            missing = sorted(getattr(impl, "__abstractmethods__", ()))
+            assert not missing, f"{spec.impl} does not define {missing}"
+
+    def test_settings_are_strict_and_defaulted(self, spec: Any) -> None:
+        if not spec.settings:
+            pytest.skip("no settings")
+        cls = load_object(spec.settings)
+        assert cls.model_config.get("extra") == "forbid", f"{spec.settings} must forbid unknown keys"
+        required = [name for name, field in cls.model_fields.items() if field.is_required()]
+        assert not required, f"{spec.settings}: {required} have no default"
+        silent = [name for name, field in cls.model_fields.items() if not field.description]
+        assert not silent, f"{spec.settings}: {silent} have no docstring; it is their help text"
+
+    def test_facts_are_known(self, spec: Any) -> None:
+        prefixes = {name.split(".")[0] for name in FACTS}
+        unknown = [f for f in spec.facts if f not in FACTS and f.split(".")[0] in prefixes]
+        assert not unknown, f"facts {unknown} are not in swift.api.facts; prefix your own with your name"
+
+    def test_only_the_public_api_is_imported(self, registry: Registry, entry: Any) -> None:
+        door = next(p.module for p in registry.plugins if p.id == entry.plugin)
+        package = importlib.util.find_spec(door.split(".")[0])
+        assert package is not None and package.submodule_search_locations
+        private = []
+        for file in Path(package.submodule_search_locations[0]).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                names = (
+                    [alias.name for alias in node.names] if isinstance(node, ast.Import)
+                    else [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level
+                    else []
+                )  # fmt: skip
+                private += [
+                    f"{file.name}: {n}" for n in names
+                    if n.startswith("swift.") and n.split(".")[1] not in ("api", "testing")
+                ]  # fmt: skip
+        assert not private, f"private parts of Swift are imported: {private}"

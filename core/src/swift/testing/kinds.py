@@ -1,0 +1,404 @@
+"""Contract classes, one per kind, plus one per claim that a spec can make. Real tiny models on the CPU; seconds each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from swift.api import Batch, Device, EngineContext, Generation, GenerationRequest, LoadedModel, LoadRequest, Unsupported
+from swift.data.encode import ChatEncoder
+from swift.data.records import load_records
+from swift.errors import ModelError
+from swift.plugins.loading import load_object
+from swift.testing.descriptor import DescriptorContract
+from swift.testing.tiny import CONVERSATIONS, byte_tokenizer, tiny_folder
+
+
+class PlainCpu(Device):
+    """A device for tests of other kinds: the CPU through torch alone."""
+
+    def __init__(self) -> None:
+        super().__init__(None, "cpu")
+
+    def setup(self, local_rank: int) -> torch.device:
+        return torch.device("cpu")
+
+    def memory(self) -> Any:
+        raise Unsupported("not needed here")
+
+    def dtypes(self) -> tuple[str, ...]:
+        return ("float32", "bfloat16")
+
+    def attention(self) -> tuple[str, ...]:
+        return ("sdpa", "eager")
+
+    def collective_backend(self) -> str:
+        return "gloo"
+
+
+def batch_of(ids: list[int], weights: list[float]) -> Batch:
+    """One unpadded row, labels shifted."""
+    labels = [i if w else -100 for i, w in zip(ids[1:], weights[1:], strict=True)] + [-100]
+    return Batch(
+        inputs={"input_ids": torch.tensor([ids]), "position_ids": torch.arange(len(ids))[None]},
+        labels=torch.tensor([labels]), loss_weight=None, num_labels=sum(x != -100 for x in labels), num_tokens=len(ids),
+    )  # fmt: skip
+
+
+def logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=ids, use_cache=False).logits.float()
+
+
+class TunerContract(DescriptorContract):
+    """What is declared trains, nothing else does, and it comes back bit by bit."""
+
+    ids = torch.arange(3, 43)[None]
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tiny_folder(tmp_path_factory.mktemp("base"))
+
+    def base(self, folder: Path) -> nn.Module:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    @pytest.fixture
+    def tuner(self, spec: Any, settings: Any) -> Any:
+        return load_object(spec.impl)(settings, spec.name)
+
+    def trained(self, tuner: Any, folder: Path, steps: int = 2, lr: float = 1e-2) -> tuple[nn.Module, list[float]]:
+        model = tuner.apply(self.base(folder), seed=0)
+        optimizer = torch.optim.AdamW(tuner.parameter_groups(model, learning_rate=lr, weight_decay=0.0))
+        losses = []
+        model.train()
+        torch.manual_seed(0)
+        for _ in range(steps):
+            loss = model(input_ids=self.ids, labels=self.ids, use_cache=False).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(float(loss.detach()))
+        return model, losses
+
+    def test_something_is_trained(self, tuner: Any, folder: Path) -> None:
+        model = tuner.apply(self.base(folder), seed=0)
+        names = [n for n, p in model.named_parameters() if p.requires_grad]
+        assert names, f"{self.component} sets requires_grad on nothing"
+
+    def test_a_step_changes_only_what_is_declared(self, tuner: Any, folder: Path) -> None:
+        model = tuner.apply(self.base(folder), seed=0)
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        declared = {n for n, p in model.named_parameters() if p.requires_grad}
+        groups = tuner.parameter_groups(model, learning_rate=1e-2, weight_decay=0.0)
+        grouped = {id(p) for g in groups for p in g["params"]}
+        stray = [n for n, p in model.named_parameters() if id(p) in grouped and n not in declared]
+        assert not stray, f"parameter_groups hands frozen weights to the optimizer: {stray}"
+        missing = [n for n, p in model.named_parameters() if n in declared and id(p) not in grouped]
+        assert not missing, f"parameter_groups forgets trainable weights: {missing}"
+        optimizer = torch.optim.AdamW(groups)
+        model.train()
+        model(input_ids=self.ids, labels=self.ids, use_cache=False).loss.backward()
+        optimizer.step()
+        changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+        assert changed <= declared, f"a step changed frozen weights: {sorted(changed - declared)}"
+        assert changed, "a step changed nothing"
+
+    def test_loss_falls(self, tuner: Any, folder: Path) -> None:
+        _, losses = self.trained(tuner, folder, steps=20)
+        assert losses[-1] < losses[0], f"the loss did not fall in 20 steps: {losses[0]:.4f} -> {losses[-1]:.4f}"
+
+    def test_restore_is_exact(self, tuner: Any, folder: Path, tmp_path: Path, spec: Any, settings: Any) -> None:
+        model, _ = self.trained(tuner, folder)
+        tuner.save(model, tmp_path)
+        again_tuner = load_object(spec.impl)(settings, spec.name)
+        again = again_tuner.apply(self.base(folder), seed=0)
+        again_tuner.restore(again, tmp_path)
+        for (name, a), (_, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):
+            if a.requires_grad:
+                assert torch.equal(a, b), f"{name} differs after save and restore"
+        assert torch.equal(logits(model, self.ids), logits(again, self.ids))
+
+    def test_saved_result_answers_as_the_trained_model(self, tuner: Any, folder: Path, tmp_path: Path, spec: Any) -> None:
+        model, _ = self.trained(tuner, folder)
+        tuner.save(model, tmp_path)
+        if spec.artifact == "adapter":
+            loaded = tuner.load(self.base(folder), tmp_path)
+        else:
+            loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+        difference = (logits(loaded, self.ids) - logits(model, self.ids)).abs().max().item()
+        assert difference < 1e-4, f"the saved result differs from the trained model by {difference:.2e} in its logits"
+
+
+class IdentityAtInit(TunerContract):
+    """Claim `identity_at_init`."""
+
+    def test_identity_at_init(self, tuner: Any, folder: Path) -> None:
+        reference = logits(self.base(folder), self.ids)
+        tuned = logits(tuner.apply(self.base(folder), seed=0), self.ids)
+        difference = (tuned - reference).abs().max().item()
+        assert difference < 1e-4, f"claims identity_at_init, but the logits differ by {difference:.2e} before the first step"
+
+
+class Mergeable(TunerContract):
+    """Claim `mergeable`."""
+
+    def test_merge_equals_the_tuned_model(self, tuner: Any, folder: Path) -> None:
+        model, _ = self.trained(tuner, folder)
+        tuned = logits(model, self.ids)
+        merged = tuner.merge(copy.deepcopy(model))
+        difference = (logits(merged, self.ids) - tuned).abs().max().item()
+        assert difference < 1e-3, f"claims mergeable, but the merged model's logits differ by {difference:.2e}"
+        plain = set(dict(self.base(folder).named_parameters()))
+        extra = set(dict(merged.named_parameters())) - plain
+        assert not extra, f"the merged model is not a plain one: {sorted(extra)[:5]}"
+
+
+class ModelContract(DescriptorContract):
+    """A loader answers as transformers does; a catalog entry names what it is."""
+
+    architecture = "qwen3"
+
+    @pytest.fixture(scope="class")
+    def loader(self, spec: Any) -> Any:
+        if not spec.impl:
+            pytest.skip("a catalog entry: its loader has its own contract")
+        return load_object(spec.impl)()
+
+    def request_for(self, folder: Path, **changes: Any) -> LoadRequest:
+        return LoadRequest(**({"folder": folder, "device": PlainCpu(), "dtype": "float32"} | changes))
+
+    def test_catalog_entry_is_complete(self, spec: Any, registry: Any) -> None:
+        if spec.impl:
+            pytest.skip("a loader")
+        assert spec.hub_ids or spec.folder, "neither hub ids nor a folder"
+        assert spec.architecture and spec.context_length and spec.parameters
+        assert registry.find("model", spec.loader).spec.impl, f"loader {spec.loader!r} has no implementation"
+
+    def test_logits_equal_transformers(self, loader: Any, tmp_path: Path) -> None:
+        folder = tiny_folder(tmp_path, architecture=self.architecture)
+        loaded = loader.load(self.request_for(folder))
+        ids = torch.arange(3, 23)[None]
+        reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=loaded.attention)
+        assert torch.equal(logits(loaded.model, ids), logits(reference, ids))
+        assert loaded.tokenizer("abc").input_ids == AutoTokenizer.from_pretrained(folder)("abc").input_ids
+
+    def test_random_init_is_seeded_and_needs_no_weights(self, loader: Any, tmp_path: Path) -> None:
+        folder = tiny_folder(tmp_path, architecture=self.architecture)
+        for file in folder.glob("*.safetensors"):
+            file.unlink()
+        first, second = (loader.load(self.request_for(folder, init="random", seed=s)).model for s in (7, 7))
+        for a, b in zip(first.parameters(), second.parameters(), strict=True):
+            assert torch.equal(a, b)
+        with pytest.raises(ModelError):
+            loader.load(self.request_for(folder))
+
+    def test_documents_are_apart_where_claimed(self, loader: Any, tmp_path: Path) -> None:
+        loaded = loader.load(self.request_for(tiny_folder(tmp_path, architecture=self.architecture)))
+        if not loaded.keeps_documents_apart:
+            pytest.skip("does not claim it")
+        one, two = torch.arange(3, 20)[None], torch.arange(30, 40)[None]
+        positions = torch.cat([torch.arange(one.shape[1]), torch.arange(two.shape[1])])[None]
+        loaded.model.eval()
+        with torch.no_grad():
+            both = loaded.model(input_ids=torch.cat([one, two], 1), position_ids=positions, use_cache=False).logits
+        difference = (both[:, one.shape[1] :] - logits(loaded.model, two)).abs().max().item()
+        assert difference < 1e-4, f"claims keeps_documents_apart, but a neighbour changes the logits by {difference:.2e}"
+
+
+class DatasetContract(DescriptorContract):
+    """Every row is readable, in a stable order."""
+
+    def test_every_row_is_readable_and_stable(self, spec: Any, registry: Any) -> None:
+        first, second = (load_records([spec.name], registry=registry, columns={}, seed=0) for _ in range(2))
+        assert not first.rejects, f"unreadable rows: {first.rejects[:3]}"
+        assert first.records and first.records == second.records
+        if spec.rows:
+            assert len(first.records) == spec.rows, f"the spec says {spec.rows} rows, there are {len(first.records)}"
+
+    def test_source_and_licence_are_named(self, spec: Any) -> None:
+        assert spec.source and spec.licence, "say where the data comes from and under which licence"
+
+
+class ObjectiveContract(DescriptorContract):
+    """The loss is a sum over labels: additive over rows, zero where nothing is labelled, with a gradient."""
+
+    @pytest.fixture(scope="class")
+    def model(self, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+        folder = tiny_folder(tmp_path_factory.mktemp("base"))
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+
+    @pytest.fixture
+    def objective(self, spec: Any, settings: Any) -> Any:
+        return load_object(spec.impl)(settings, spec.name)
+
+    def examples(self, objective: Any, spec: Any) -> list[Any]:
+        encoder = ChatEncoder(byte_tokenizer())
+        rows = CONVERSATIONS if spec.chat_template else [{"text": f"Row number {n} of some text."} for n in range(8)]
+        return [objective.encode(copy.deepcopy(row), encoder) for row in rows]
+
+    def test_examples_are_well_formed(self, objective: Any, spec: Any) -> None:
+        for example in self.examples(objective, spec):
+            assert len(example["input_ids"]) == len(example["loss_weight"]) > 0
+            assert any(example["loss_weight"]), "nothing is trained on"
+
+    def test_loss_is_a_sum_over_rows(self, objective: Any, spec: Any, model: nn.Module) -> None:
+        one, two = (batch_of(e["input_ids"], e["loss_weight"]) for e in self.examples(objective, spec)[:2])
+        length = max(one.labels.shape[1], two.labels.shape[1])
+
+        def pad(tensor: torch.Tensor, value: int) -> torch.Tensor:
+            return nn.functional.pad(tensor, (0, length - tensor.shape[1]), value=value)
+
+        both = Batch(
+            inputs={
+                "input_ids": torch.cat([pad(b.inputs["input_ids"], 0) for b in (one, two)]),
+                "attention_mask": torch.cat([pad(torch.ones_like(b.labels), 0) for b in (one, two)]),
+            },
+            labels=torch.cat([pad(b.labels, -100) for b in (one, two)]), loss_weight=None,
+            num_labels=one.num_labels + two.num_labels, num_tokens=one.num_tokens + two.num_tokens,
+        )  # fmt: skip
+        apart = sum(float(objective.loss(model, b, memory_budget=1 << 28).total) for b in (one, two))
+        together = float(objective.loss(model, both, memory_budget=1 << 28).total)
+        assert together == pytest.approx(apart, rel=1e-5), "the loss of two rows is not the sum of their losses"
+
+    def test_memory_budget_does_not_change_the_loss(self, objective: Any, spec: Any, model: nn.Module) -> None:
+        batch = batch_of(*self.examples(objective, spec)[0].values())
+        large, small = (float(objective.loss(model, batch, memory_budget=b).total) for b in (1 << 28, 4096))
+        assert small == pytest.approx(large, rel=1e-5)
+
+    def test_nothing_labelled_is_zero_with_a_gradient(self, objective: Any, spec: Any, model: nn.Module) -> None:
+        batch = batch_of(*self.examples(objective, spec)[0].values())
+        batch.labels.fill_(-100)
+        total = objective.loss(model, batch, memory_budget=1 << 28).total
+        assert float(total) == 0.0 and total.requires_grad, "a rank without labels must still take part in the backward"
+
+
+class DeviceContract(DescriptorContract):
+    """The probe is quick and honest; what is claimed can be done, where the hardware is there."""
+
+    @pytest.fixture(scope="class")
+    def info(self, spec: Any) -> Any:
+        return load_object(spec.probe)()
+
+    def test_probe_never_raises_and_needs_no_torch(self, spec: Any, info: Any) -> None:
+        assert spec.probe, "a device needs a probe"
+        assert info is None or (info.count >= 1 and info.memory > 0)
+
+    @pytest.fixture
+    def device(self, spec: Any, settings: Any, info: Any) -> Iterator[Any]:
+        if info is None:
+            pytest.skip("this hardware is not on this machine")
+        yield load_object(spec.impl)(settings, spec.name)
+
+    def test_an_absent_device_is_refused(self, spec: Any, settings: Any, info: Any) -> None:
+        if info is not None:
+            pytest.skip("the hardware is there")
+        with pytest.raises(ModelError):
+            load_object(spec.impl)(settings, spec.name).setup(0)
+
+    def test_claimed_dtypes_train(self, device: Any) -> None:
+        where = device.setup(0)
+        for name in device.dtypes():
+            layer = nn.Linear(8, 8, device=where, dtype=getattr(torch, name))
+            layer(torch.ones(2, 8, device=where, dtype=getattr(torch, name))).sum().backward()
+            assert layer.weight.grad is not None and torch.isfinite(layer.weight.grad).all(), f"{name} does not train"
+
+    def test_memory_is_plausible(self, device: Any) -> None:
+        device.setup(0)
+        memory = device.memory()
+        assert 0 <= memory.used <= memory.total and memory.peak >= 0
+
+    def test_generators_can_be_restored(self, device: Any) -> None:
+        where = device.setup(0)
+        cpu, state = torch.get_rng_state(), device.rng_state()
+        first = torch.rand(4, device=where)
+        torch.set_rng_state(cpu)
+        device.set_rng_state(state)
+        assert torch.equal(first, torch.rand(4, device=where))
+
+    def test_collective_backend_is_one_of_the_facts(self, device: Any, spec: Any) -> None:
+        assert device.collective_backend() in spec.facts.get("device.collectives", ())
+
+
+class EngineContract(DescriptorContract):
+    """Greedy decoding equals transformers' own; nothing that was asked for is silently ignored."""
+
+    prompt = "What is 3 plus one?"
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tiny_folder(tmp_path_factory.mktemp("served"))
+
+    @pytest.fixture(scope="class")
+    def engine(self, spec: Any, settings: Any, folder: Path) -> Iterator[Any]:
+        def load() -> LoadedModel:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            return LoadedModel(model, AutoTokenizer.from_pretrained(folder), "sdpa", True)
+
+        context = EngineContext(model_folder=folder, device=PlainCpu(), load=load)
+        engine = load_object(spec.impl)(settings, spec.name, context)
+        yield engine
+        engine.close()
+
+    def ask(self, text: str, **generation: Any) -> GenerationRequest:
+        return GenerationRequest(
+            messages=({"role": "user", "content": text},), generation=Generation(**({"max_new_tokens": 24} | generation))
+        )
+
+    def answer(self, engine: Any, request: GenerationRequest) -> Any:
+        return dict(engine.generate([request]))[0]
+
+    def test_greedy_equals_the_reference(self, engine: Any, folder: Path) -> None:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": self.prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        out = model.generate(**ids, max_new_tokens=24, do_sample=False)[0, ids["input_ids"].shape[1] :]
+        assert self.answer(engine, self.ask(self.prompt)).text == tokenizer.decode(out, skip_special_tokens=True)
+
+    def test_a_batch_answers_as_one_by_one(self, engine: Any) -> None:
+        requests = [self.ask(text) for text in ("Hi", self.prompt, "A much longer question, to be padded against. Well?")]
+        together = dict(engine.generate(requests))
+        assert [together[i].text for i in range(3)] == [self.answer(engine, r).text for r in requests]
+
+    def test_length_is_kept_and_said(self, engine: Any) -> None:
+        result = self.answer(engine, self.ask(self.prompt, max_new_tokens=5))
+        assert result.completion_tokens <= 5
+        assert result.finish_reason in ("length", "stop")
+
+    def test_stop_strings_end_the_answer(self, engine: Any) -> None:
+        text = self.answer(engine, self.ask(self.prompt)).text
+        if len(text) < 6:
+            pytest.skip("the tiny model says too little here")
+        stop = text[3:5]
+        result = self.answer(engine, self.ask(self.prompt, stop=(stop,)))
+        assert result.text == text[: text.index(stop)], "the answer does not end before the stop string"
+        assert result.finish_reason == "stop"
+
+    def test_an_unknown_adapter_is_refused(self, engine: Any) -> None:
+        request = GenerationRequest(prompt="x", adapter="nobody", generation=Generation(max_new_tokens=2))
+        with pytest.raises((Unsupported, ModelError)):
+            dict(engine.generate([request]))
+
+
+class Streaming(EngineContract):
+    """Claim `streaming`."""
+
+    def test_pieces_join_to_the_whole(self, engine: Any) -> None:
+        request = self.ask(self.prompt)
+        assert "".join(engine.stream(request)) == self.answer(engine, request).text
+
+    def test_stop_strings_do_not_leak(self, engine: Any) -> None:
+        text = self.answer(engine, self.ask(self.prompt)).text
+        if len(text) < 6:
+            pytest.skip("the tiny model says too little here")
+        stop = text[3:5]
+        assert "".join(engine.stream(self.ask(self.prompt, stop=(stop,)))) == text[: text.index(stop)]

@@ -1,0 +1,85 @@
+"""The contract of strategies: real processes over gloo, compared with plain PyTorch in one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from swift.testing.descriptor import DescriptorContract
+from swift.testing.ranks import ROWS, STEPS, Loss, rows
+
+
+def run_ranks(spec: Any, world_size: int, folder: Path) -> dict[str, Any]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "swift.testing.ranks", spec.impl, spec.settings, spec.name, str(folder)]
+    processes = []
+    for rank in range(world_size):
+        env = os.environ | {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    outputs = [p.communicate(timeout=180)[0] for p in processes]
+    failed = [o[-1500:] for p, o in zip(processes, outputs, strict=True) if p.returncode]
+    assert not failed, f"a rank failed: {failed[0]}"
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def reference() -> dict[str, Any]:
+    """The same three steps in plain PyTorch."""
+    module = Loss()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    losses, norms = [], []
+    for step in range(STEPS):
+        loss, _ = module(rows(step))
+        (loss / ROWS).backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)))
+        losses.append(float(loss.detach()) / ROWS)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return {"losses": losses, "norms": norms, "weights": [p.detach().flatten().tolist() for p in module.parameters()]}
+
+
+class ParallelContract(DescriptorContract):
+    """Losses, norms and weights do not depend on the number of ranks; the optimizer's state survives."""
+
+    world_size = 1
+
+    @pytest.fixture(scope="class")
+    def result(self, spec: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+        return run_ranks(spec, self.world_size, tmp_path_factory.mktemp("ranks"))
+
+    @pytest.mark.parametrize("what", ["losses", "norms"])
+    def test_trajectory_equals_plain_pytorch(self, result: dict[str, Any], what: str) -> None:
+        for step, (got, want) in enumerate(zip(result[what], reference()[what], strict=True)):
+            assert got == pytest.approx(want, rel=1e-5), f"{what} of step {step}: {got}, plain PyTorch has {want}"
+
+    def test_weights_equal_plain_pytorch(self, result: dict[str, Any]) -> None:
+        for got, want in zip(result["weights"], reference()["weights"], strict=True):
+            assert got == pytest.approx(want, rel=1e-4, abs=1e-6)
+
+    def test_optimizer_state_comes_back(self, result: dict[str, Any]) -> None:
+        assert result["optimizer_kept"], "load_optimizer does not give back what save_optimizer wrote"
+
+    def test_objects_travel(self, result: dict[str, Any]) -> None:
+        assert result["gathered"] == list(range(self.world_size))
+        assert result["broadcast"] == "from rank 0"
+
+
+class MultiProcess(ParallelContract):
+    """Claim `multi_process`."""
+
+    world_size = 2
+
+    def test_a_launcher_is_named(self, spec: Any, registry: Any) -> None:
+        assert registry.find("launcher", spec.launcher)

@@ -1,0 +1,32 @@
+"""`python -m swift.worker RUN/plan.json`: one rank of a run, started by a launcher. Discovers nothing, verifies everything."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+from swift.errors import Interrupted, SwiftError
+from swift.run_dir import RunDir
+from swift.train.run import run
+
+
+def main(plan_file: str) -> int:
+    run_dir = RunDir(Path(plan_file).parent)
+    try:
+        run(run_dir.plan, run_dir)
+    except Interrupted as error:
+        return error.exit_code
+    except SwiftError as error:
+        # Kept for the launching process, which prints it once; several ranks may fail alike.
+        (run_dir.path / "error.txt").write_text(str(error), encoding="utf-8")
+        return error.exit_code
+    except Exception:
+        (run_dir.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        traceback.print_exc()
+        return 70
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
