@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +18,10 @@ import torch
 
 from swift.api import Device, LoadRequest, ModelLoader, Objective, OptimizerFactory, Strategy, Tracker, Tuner
 from swift.data.batches import StepLoader, Units, choose_units, evaluation_batches
-from swift.data.encode import ChatEncoder, TokenDataset, tokenize
-from swift.data.records import load_records, write_rejects
-from swift.errors import CheckpointError, ConfigError, DataError, Interrupted
+from swift.data.encode import ChatEncoder
+from swift.data.records import RecordSet, load_records, write_rejects
+from swift.data.tokens import TokenDataset, tokenize
+from swift.errors import CheckpointError, DataError, Interrupted
 from swift.plan.plan import Plan
 from swift.plugins.loading import instantiate, verify
 from swift.plugins.planned import PlannedRegistry
@@ -32,7 +35,6 @@ from swift.train.schedule import warmup
 
 CPU_PACK = 1024
 ACCELERATOR_PACK = 4096
-MIN_PACKED_STEPS = 50
 
 
 @dataclass
@@ -134,7 +136,7 @@ def _run(
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
     state = TrainState(
-        rows_per_step=train["batch_size"] * accumulation * strategy.world_size, data_key=f"{data.key}:{units.layout}"
+        rows_per_step=train["batch_size"] * accumulation * strategy.world_size, data_key=data_key(data, units, config["data"])
     )
     checkpoint = strategy.broadcast(run_dir.resume_point() if main else None)
     if checkpoint is not None:
@@ -166,9 +168,9 @@ def _run(
         if held_out is None:
             return
         batches = evaluation_batches(
-            held_out, units.layout, batch_size=train["eval_batch_size"] or train["batch_size"], rank=strategy.rank,
-            world_size=strategy.world_size, pad_token_id=pad_token_id(tokenizer),
-            limit=config["evaluation"]["eval_max_batches"],
+            held_out, "padding_free" if loaded.keeps_documents_apart else "padded", rank=strategy.rank,
+            batch_size=train["eval_batch_size"] or train["batch_size"], world_size=strategy.world_size,
+            pad_token_id=pad_token_id(tokenizer), limit=config["evaluation"]["eval_max_batches"],
         )  # fmt: skip
         values = evaluate(module, batches, strategy=strategy, torch_device=torch_device)
         if main:
@@ -238,50 +240,50 @@ def load_data(
     """(training rows, held-out rows or None), tokenized. Rejected rows go to the run's rejects.jsonl."""
     data, template = plan.config["data"], plan.config["template"]
     registry = PlannedRegistry(plan)
-    names = {"name": data["model_name"], "author": data["model_author"]}
     encoder = ChatEncoder(
         tokenizer, template=template["name"], system=template["system"], options=template["options"], registry=registry
     )
-    common = {
-        "registry": registry, "columns": data["columns"], "seed": data["data_seed"], "names": names,
-        "max_bad_fraction": data["max_bad_fraction"],
-    }  # fmt: skip
-    rejects = []
+    if encoder.chat_template is not None:
+        tokenizer.chat_template = encoder.chat_template  # saved with the result: serving uses what training used
+    names = {key: value for key, value in (("name", data["model_name"]), ("author", data["model_author"])) if value is not None}
+
+    def read(refs: list[str]) -> RecordSet:
+        return load_records(
+            refs, registry=registry, columns=data["columns"], seed=data["data_seed"], names=names, lazy=True,
+            max_bad_fraction=data["max_bad_fraction"],
+        )  # fmt: skip
+
+    tokens: dict[str, TokenDataset] = {}
     try:
-        records = load_records(data["dataset"], **common)
-        rejects += records.rejects
-        for guess in records.guesses:
-            notes(str(guess))
-        held = None
+        parts = {"training": read(data["dataset"])}
         if data["val_dataset"]:
-            held = load_records(data["val_dataset"], **common)
-            rejects += held.rejects
+            parts["held-out"] = read(data["val_dataset"])
         elif data["val_split"]:
-            records, held = records.split(data["val_split"], seed=data["data_seed"])
-        results = []
-        for part, records_of_part in (("training", records), ("held-out", held)):
-            if records_of_part is None:
-                results.append(None)
-                continue
-            tokens = tokenize(
-                records_of_part, objective.encode, encoder, key_parts=(objective.name, plan.components["objective"].settings),
-                cache_dir=data["cache_dir"], max_length=data["max_length"], overlong=data["overlong"],
-                workers=data["workers"], progress=plan.config["logging"]["progress"] and write,
+            parts["training"], parts["held-out"] = parts["training"].split(data["val_split"], seed=data["data_seed"])
+        for part, records in parts.items():
+            tokens[part] = tokenize(
+                records, objective.encode, encoder,
+                key_parts={"objective": objective.name, "settings": dict(plan.components["objective"].settings)},
+                cache_dir=data["cache_dir"], max_length=data["max_length"], overlong=data["overlong"], workers=data["workers"],
+                progress=plan.config["logging"]["progress"] and write and sys.stderr.isatty(),
+                max_bad_fraction=data["max_bad_fraction"],
             )  # fmt: skip
-            rejects += tokens.rejects
-            notes(f"{part} data: {tokens.describe()}")
-            results.append(tokens)
+            for line in tokens[part].guesses if part == "training" else ():
+                notes(line)
+            notes(f"{part} data: {tokens[part].describe()}")
     except DataError as error:
-        rejects += getattr(error, "rejects", ())
+        if write and getattr(error, "rejects", None):
+            write_rejects(run_dir.rejects_file, error.rejects)
         raise
-    finally:
-        if write and rejects:
-            write_rejects(run_dir.rejects_file, rejects)
+    rejects = [reject for part in tokens.values() for reject in (*part.source_rejects, *part.rejects)]
     if rejects:
-        notes(f"{len(rejects)} rows were left out; each with its reason in {run_dir.rejects_file}")
-    for encoder_note in encoder.notes:
-        notes(encoder_note)
-    return results[0], results[1]
+        if write:
+            write_rejects(run_dir.rejects_file, rejects)
+        rows = "1 row was" if len(rejects) == 1 else f"{len(rejects)} rows were"
+        notes(f"{rows} left out; each with its reason in {run_dir.rejects_file}")
+    for line in encoder.notes:
+        notes(line)
+    return tokens["training"], tokens.get("held-out")
 
 
 def plan_batches(
@@ -290,18 +292,25 @@ def plan_batches(
     """How rows become batches, and how many micro-batches make a step."""
     train, section = plan.config["train"], plan.config["data"]
     accumulation = train["gradient_accumulation_steps"]
-    if not accumulation:
-        raise ConfigError("the plan leaves gradient_accumulation_steps open", fix="make the plan with swift.plan")
     length = section["packing_length"]
     if length is None:
         ceiling = CPU_PACK if torch_device.type == "cpu" else ACCELERATOR_PACK
         length = max(int(data.lengths.max()), min(section["max_length"] or ceiling, ceiling))
     units = choose_units(
         data, section["batching"], packing_length=length, keeps_documents_apart=apart,
-        rows_per_step=train["batch_size"] * accumulation * world_size, epochs=train["epochs"], min_steps=MIN_PACKED_STEPS,
+        rows_per_step=train["batch_size"] * accumulation * world_size, epochs=train["epochs"], max_steps=train["max_steps"],
     )  # fmt: skip
     notes(units.why)
     return units, accumulation
+
+
+def data_key(data: TokenDataset, units: Units, section: Mapping[str, Any]) -> str:
+    """Digest of what the order of tokens follows from, so that a resume on anything else is noticed."""
+    digest = hashlib.sha256(f"{units.layout} {section['data_seed']} {section['shuffle']} {len(units)} {len(data)}".encode())
+    digest.update(np.ascontiguousarray(data.lengths).tobytes())
+    for index in (0, len(data) // 2, len(data) - 1):
+        digest.update(np.ascontiguousarray(data[index][0]).tobytes())
+    return digest.hexdigest()[:32]
 
 
 def resume(
