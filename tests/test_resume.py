@@ -44,8 +44,10 @@ def command(*words: str) -> list[str]:
 
 def start(model_folder: Path, data: Path, output: Path, **more: Any) -> subprocess.Popen[str]:
     words = ["--model", str(model_folder), "--dataset", str(data), "-o", str(output)]
-    for name, value in (FLAGS | more).items():
-        words += [f"--{name}", json.dumps(value) if isinstance(value, (dict, bool)) else str(value)]
+    flags = FLAGS | more
+    settings = flags.pop("lora")
+    for name, value in (flags | {f"lora.{key}": value for key, value in settings.items()}).items():
+        words += [f"--{name}", json.dumps(value) if isinstance(value, bool) else str(value)]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(command(*words), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

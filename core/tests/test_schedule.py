@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from swift.train.schedule import factor, warmup
+from swift.training.schedule import factor, warmup
 
 
 def factors(shape: str, total: int, warm: int, floor: float = 0.0) -> list[float]:

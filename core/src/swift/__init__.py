@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOMES = {"train": "swift.facade", "plan": "swift.facade", "Run": "swift.facade", "SwiftError": "swift.errors"}
+_HOMES = {"train": "swift.facade", "plan_run": "swift.facade", "Run": "swift.facade", "SwiftError": "swift.errors"}
 
 if TYPE_CHECKING:
     from swift.errors import SwiftError
-    from swift.facade import Run, plan, train
+    from swift.facade import Run, plan_run, train
 
-__all__ = ["Run", "SwiftError", "__version__", "plan", "train"]
+__all__ = ["Run", "SwiftError", "__version__", "plan_run", "train"]
 
 
 def __getattr__(name: str) -> Any:

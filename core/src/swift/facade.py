@@ -49,7 +49,7 @@ def train(*, objective: str = "sft", resume: str | Path | None = None, **values:
     return Run(run_dir.path)
 
 
-def plan(*, objective: str = "sft", **values: Any) -> Plan:
+def plan_run(*, objective: str = "sft", **values: Any) -> Plan:
     """What `train` would do with the same values; loads nothing heavy. Problems are in `.problems`, not raised."""
     registry = discover()
     return make_plan(load("train", values=plain({"objective": objective, **values}), registry=registry), registry)

@@ -35,7 +35,7 @@ def start(
     """Configure, plan, and train. Returns the run directory and the run's summary (None where workers ran it).
 
     Raises:
-        SwiftError: Before anything heavy is loaded for faults of config and plan; else as `swift.train.run.run`.
+        SwiftError: Before anything heavy is loaded for faults of config and plan; else as `swift.training.run.run`.
     """
     registry = discover()
     resolved = load(verb, argv=list(argv), values=dict(values or {}), registry=registry)
@@ -84,7 +84,7 @@ def execute(plan: Plan, run_dir: RunDir) -> Any:
     """Run in this process, or in as many workers as the plan says."""
     parallel = plan.config["parallel"]
     if "launcher" not in plan.components:
-        return load_object("swift.train.run:run")(plan, run_dir)
+        return load_object("swift.training.run:run")(plan, run_dir)
     (run_dir.path / "error.txt").unlink(missing_ok=True)
     launcher = instantiate(plan.components["launcher"])
     code = launcher.launch(

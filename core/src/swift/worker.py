@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swift.errors import Interrupted, SwiftError
 from swift.run_dir import RunDir
-from swift.train.run import run
+from swift.training.run import run
 
 
 def main(plan_file: str) -> int:

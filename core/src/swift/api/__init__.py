@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# A descriptor needs none of these, and defining their classes costs as much as the rest of this package: first use imports them.
+# A descriptor needs none of these, and defining them costs as much as the rest of this package: first use imports them.
 _CONTRACTS = (
     "CONTRACTS", "Batch", "DatasetReader", "Device", "DeviceInfo", "Encoder", "Engine", "EngineContext", "Example",
     "ExportContext", "Exporter", "ExportReport", "Generation", "GenerationRequest", "GenerationResult", "Hub", "Launcher",
@@ -65,8 +65,17 @@ def hookimpl(function: F) -> F:
     return function
 
 
-_PRIVATE = {"annotations", "contracts", "facts", "specs", "version", "importlib", "Callable", "TYPE_CHECKING", "Any", "TypeVar", "F"}
-__all__ = sorted({name for name in globals() if not name.startswith("_")} - _PRIVATE | set(_LATE))
+__all__ = [
+    "API_VERSION", "API_VERSION_TEXT", "Batch", "CONTRACTS", "CheckpointError", "Clash", "CommandSpec", "ConfigError",
+    "DataError", "DatasetReader", "DatasetSpec", "Device", "DeviceInfo", "DeviceSpec", "Encoder", "Engine", "EngineContext",
+    "EngineSpec", "EvaluatorSpec", "Example", "ExportContext", "ExportReport", "Exporter", "ExporterSpec", "FACTS", "Fact",
+    "FactValue", "Generation", "GenerationRequest", "GenerationResult", "Hub", "HubSpec", "Interrupted", "KINDS",
+    "Launcher", "LauncherSpec", "Level", "LoadRequest", "LoadedModel", "LossSpec", "LossSum", "Memory", "MetricSpec",
+    "ModelError", "ModelLoader", "ModelSpec", "Need", "Objective", "ObjectiveSpec", "OptimizerFactory", "OptimizerSpec",
+    "ParallelSpec", "PlanRefused", "PluginBroken", "PluginConflict", "PluginError", "PluginNotFound", "QuantizerSpec",
+    "Record", "RewardSpec", "RuleSpec", "SPECS", "Spec", "Strategy", "SwiftError", "TemplateSpec", "Tracker", "TrackerSpec",
+    "Tuner", "TunerSpec", "Unsupported", "hookimpl", "plural",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

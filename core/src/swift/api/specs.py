@@ -10,9 +10,17 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union
 
 from swift.api.version import API_VERSION_TEXT
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_options):
+        return lambda function: function
+
 
 FactValue = Union[bool, int, float, str, None, "tuple[str, ...]"]
 Level = Literal["impossible", "unsupported", "unverified"]
@@ -54,7 +62,19 @@ class Clash:
     code: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+T = TypeVar("T")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def specification(cls: type[T]) -> type[T]:
+    """A frozen dataclass with keywords only, whose methods all come from `Spec`.
+
+    `@dataclass(frozen=True)` would compile six methods for each of the kinds, which was half the price of finding plugins.
+    """
+    return dataclass(init=False, repr=False, eq=False, slots=True, kw_only=True)(cls)
+
+
+@specification
 class Spec:
     """What every component tells about itself.
 
@@ -88,7 +108,29 @@ class Spec:
     needs: tuple[Need, ...] = ()
     clashes: tuple[Clash, ...] = ()
 
-    # Once for all kinds: generating these per class would double the price of importing this file.
+    def __init__(self, **values: Any) -> None:
+        for f in dataclasses.fields(self):
+            if f.name in values:
+                value = values.pop(f.name)
+            elif f.default is not dataclasses.MISSING:
+                value = f.default
+            elif f.default_factory is not dataclasses.MISSING:
+                value = f.default_factory()
+            else:
+                raise TypeError(f"{type(self).__name__}() missing the keyword argument {f.name!r}")
+            object.__setattr__(self, f.name, value)
+        if values:
+            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {next(iter(values))!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), {f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
     def __eq__(self, other: object) -> bool:
         if self.__class__ is not other.__class__:
             return NotImplemented
@@ -98,8 +140,8 @@ class Spec:
         return hash((self.kind, self.name, self.impl))
 
     def __repr__(self) -> str:
-        changed = (f for f in dataclasses.fields(self) if f.default is dataclasses.MISSING or getattr(self, f.name) != f.default)
-        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
+        values = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self))
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value, default in values if value != default)})"
 
     @classmethod
     def of(cls, **values: Any) -> Spec:
@@ -122,6 +164,10 @@ class Spec:
         return cls.of(**data)
 
 
+def _rebuild(cls: type[Spec], values: dict[str, Any]) -> Spec:
+    return cls(**values)
+
+
 def _freeze(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_freeze(v) for v in value)
@@ -130,7 +176,7 @@ def _freeze(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class ModelSpec(Spec):
     """A loader, or one entry of a vendor's catalog.
 
@@ -158,7 +204,7 @@ class ModelSpec(Spec):
     """Names of the linear layers of one block, for adapters."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class DatasetSpec(Spec):
     """A registered dataset: files inside the plugin, or a hub id. `impl` may name a `swift.api.DatasetReader`."""
 
@@ -177,7 +223,7 @@ class DatasetSpec(Spec):
     source: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class TemplateSpec(Spec):
     """Overrides the tokenizer's chat template for a family that needs it. `file` is `"package:relative/file.jinja"`."""
 
@@ -187,7 +233,7 @@ class TemplateSpec(Spec):
     architectures: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class TunerSpec(Spec):
     """`impl` is a `swift.api.Tuner`."""
 
@@ -203,7 +249,7 @@ class TunerSpec(Spec):
     """Default when the user gives none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class ObjectiveSpec(Spec):
     """`impl` is a `swift.api.Objective`."""
 
@@ -216,7 +262,7 @@ class ObjectiveSpec(Spec):
     requires_reference: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class ParallelSpec(Spec):
     """`impl` is a `swift.api.Strategy`."""
 
@@ -229,7 +275,7 @@ class ParallelSpec(Spec):
     """What is split over ranks: any of "weights", "gradients", "optimizer", "activations"."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class DeviceSpec(Spec):
     """`impl` is a `swift.api.Device`; `probe` is `"module:function"` that answers without torch in under 50 ms."""
 
@@ -240,8 +286,10 @@ class DeviceSpec(Spec):
     """`--device auto` takes the present device with the highest priority."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class QuantizerSpec(Spec):
+    """Quantization of weights, on load or on export."""
+
     kind: ClassVar[str] = "quantizer"
 
     bits: tuple[int, ...] = ()
@@ -249,7 +297,7 @@ class QuantizerSpec(Spec):
     """Gradients flow through the quantized base, so that adapters can be trained over it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class EngineSpec(Spec):
     """`impl` is a `swift.api.Engine`."""
 
@@ -260,7 +308,7 @@ class EngineSpec(Spec):
     in_process: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class OptimizerSpec(Spec):
     """`impl` is a `swift.api.OptimizerFactory`."""
 
@@ -270,22 +318,28 @@ class OptimizerSpec(Spec):
     """Bytes of state per trained parameter, for the memory estimate (AdamW in float32: 8)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class LossSpec(Spec):
+    """A loss function that an objective may take by name."""
+
     kind: ClassVar[str] = "loss"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class RewardSpec(Spec):
+    """A reward function."""
+
     kind: ClassVar[str] = "reward"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class MetricSpec(Spec):
+    """A metric."""
+
     kind: ClassVar[str] = "metric"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class HubSpec(Spec):
     """`impl` is a `swift.api.Hub`."""
 
@@ -296,33 +350,35 @@ class HubSpec(Spec):
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class TrackerSpec(Spec):
     """`impl` is a `swift.api.Tracker`."""
 
     kind: ClassVar[str] = "tracker"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class EvaluatorSpec(Spec):
+    """A benchmark."""
+
     kind: ClassVar[str] = "evaluator"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class LauncherSpec(Spec):
     """`impl` is a `swift.api.Launcher`."""
 
     kind: ClassVar[str] = "launcher"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class ExporterSpec(Spec):
     """`impl` is a `swift.api.Exporter`."""
 
     kind: ClassVar[str] = "exporter"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class CommandSpec(Spec):
     """A verb of the command line. `impl` is `"module:main"`, called as `main(argv: list[str]) -> int`."""
 
@@ -333,7 +389,7 @@ class CommandSpec(Spec):
     """Full help text, shown by `swift NAME --help` without importing `impl`. Empty passes --help on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@specification
 class RuleSpec(Spec):
     """Needs and clashes about components that this plugin did not write. Has no `impl`."""
 

@@ -250,6 +250,8 @@ class EngineSection(Section):
     """Inference engine (`swift list engines`)."""
     adapters: dict[str, str] = Field(default_factory=dict)
     """Further adapters by name, e.g. {"poet": "runs/b"}."""
+    adapter: str = ""
+    """Which of them answers; default: the run's own."""
     checkpoint: str = ""
     """Checkpoint of the run to use, e.g. step-000100; default: the final one."""
     base_only: bool = False

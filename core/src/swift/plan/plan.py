@@ -66,6 +66,7 @@ class Plan:
         model_folder: Local folder of the base model, "" while it is not downloaded.
         facts: Facts of all components and of the config, over which needs and clashes were judged.
         choices, problems: What the planner chose, and what it found.
+        suggestions: Smallest changes that would make a refused plan legal.
         estimate: Parameters, memory per component, tokens, steps, time; empty where unknown.
     """
 
@@ -77,6 +78,7 @@ class Plan:
     facts: Mapping[str, Any] = field(default_factory=dict)
     choices: tuple[Choice, ...] = ()
     problems: tuple[Problem, ...] = ()
+    suggestions: tuple[str, ...] = ()
     estimate: Mapping[str, Any] = field(default_factory=dict)
     swift_version: str = ""
     schema: int = PLAN_SCHEMA
@@ -104,6 +106,7 @@ class Plan:
                     **data,
                     "components": {slot: Component(**c) for slot, c in data["components"].items()},
                     "choices": tuple(Choice(**c) for c in data["choices"]),
+                    "suggestions": tuple(data.get("suggestions", ())),
                     "problems": tuple(Problem(**{**p, "parties": tuple(p["parties"])}) for p in data["problems"]),
                 }
             )

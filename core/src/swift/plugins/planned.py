@@ -19,9 +19,7 @@ class PlannedEntry:
 
 class PlannedRegistry:
     def __init__(self, plan: Plan) -> None:
-        self._entries = [
-            PlannedEntry(KINDS[c.kind].from_dict(dict(c.spec)), c) for c in plan.components.values() if c.spec
-        ]
+        self._entries = [PlannedEntry(KINDS[c.kind].from_dict(dict(c.spec)), c) for c in plan.components.values() if c.spec]
 
     def entries(self, kind: str | None = None) -> list[PlannedEntry]:
         return [e for e in self._entries if kind in (None, e.spec.kind)]

@@ -1,0 +1,376 @@
+"""Tensor helpers for implementation files: the loss over a large vocabulary, and how to reach it in a causal language model.
+
+Shapes: B rows of a batch, S positions, T positions that are scored, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+IGNORED = -100
+"""Label of a position that is not scored."""
+
+_logger = logging.getLogger(__name__)
+
+_MAX_TILE_TOKENS, _MAX_TILE_VOCABULARY = 4096, 32768
+_MIN_TILE_TOKENS, _MIN_TILE_ELEMENTS = 64, 1 << 14
+_BYTES_PER_LOGIT = 8  # a tile lives twice in float32: the logits and one temporary
+_MM_FLOAT32_OUT = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
+
+
+# ---------------------------------------------------------------------------------------------------- loss over a vocabulary
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    memory_budget: int,
+    loss_weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    logit_scale: float | None = None,
+) -> Tensor:
+    """Sum of the cross entropy over the labels that are not -100, without logits for the others.
+
+    Args:
+        hidden: [T, H], any floating dtype; the matrix product runs in it.
+        weight: [V, H] of the output layer.
+        labels: [T], the token that each position must predict, or -100.
+        memory_budget: Bytes that logits may take at once. Where the float32 logits of all labels fit, they are made in one
+            piece; otherwise in tiles that the backward pass computes again.
+        loss_weight: [T], factor per label.
+        bias: [V].
+        softcap: Logits become `softcap * tanh(logits / softcap)` (Gemma 2), after scaling.
+        logit_scale: Factor on the logits (Cohere; Granite has its inverse).
+
+    Returns:
+        0-d float32. Without any label a zero that is still connected to `hidden`, `weight` and `bias`, so that ranks which
+        wait for gradients do not hang.
+    """
+    hidden, labels, loss_weight = select_labels(hidden, labels, loss_weight)
+    log_probs = token_log_probs(
+        hidden, weight, labels, memory_budget=memory_budget, bias=bias, softcap=softcap, logit_scale=logit_scale
+    )
+    return (-log_probs if loss_weight is None else -log_probs * loss_weight.float()).sum()
+
+
+def token_log_probs(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    *,
+    memory_budget: int,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    logit_scale: float | None = None,
+) -> Tensor:
+    """[T] float32: log-probability of each of `tokens` [T] under the softmax over `hidden @ weight.T`.
+
+    The arguments are those of `linear_cross_entropy`.
+    """
+    scale = 1.0 if logit_scale is None else float(logit_scale)
+    if hidden.shape[0] * weight.shape[0] * 4 <= memory_budget:
+        logits = transform_logits(F.linear(hidden, weight, bias), softcap=softcap, logit_scale=scale)
+        return -F.cross_entropy(logits, tokens, reduction="none")
+    return _TiledLogProbs.apply(hidden, weight, bias, tokens, softcap, scale, memory_budget)
+
+
+def transform_logits(logits: Tensor, *, softcap: float | None, logit_scale: float | None) -> Tensor:
+    """Raw logits in any dtype to those of the softmax, in float32."""
+    logits = logits.float()
+    if logit_scale is not None and logit_scale != 1.0:
+        logits = logits * logit_scale
+    return softcap * torch.tanh(logits / softcap) if softcap else logits
+
+
+def select_labels(hidden: Tensor, labels: Tensor, loss_weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Rows of `hidden` [..., H] that have a label [...], with label and weight: [T, H], [T], [T]."""
+    labels = labels.reshape(-1)
+    rows = (labels != IGNORED).nonzero().squeeze(-1)
+    return (
+        hidden.reshape(-1, hidden.shape[-1]).index_select(0, rows),
+        labels.index_select(0, rows),
+        None if loss_weight is None else loss_weight.reshape(-1).index_select(0, rows),
+    )
+
+
+def _tile(num_tokens: int, vocabulary: int, memory_budget: int) -> tuple[int, int]:
+    """Tokens and vocabulary entries of one tile: wide first, since few long matrix products are fastest."""
+    elements = max(memory_budget // _BYTES_PER_LOGIT, _MIN_TILE_ELEMENTS)
+    width = min(vocabulary, _MAX_TILE_VOCABULARY, max(elements // min(num_tokens, _MIN_TILE_TOKENS), 1))
+    return min(num_tokens, _MAX_TILE_TOKENS, max(elements // width, 1)), width
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total += a @ b` in float32. Rounding each tile's product to bfloat16 first biases training (TRL, chunked_logprob)."""
+    if _MM_FLOAT32_OUT and total.is_cuda and a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16):
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:
+        total.addmm_(a.float(), b.float())
+
+
+class _TiledLogProbs(torch.autograd.Function):
+    """Online logsumexp over token x vocabulary tiles; the backward pass makes each tile again.
+
+    The scheme is that of TRL 1.16 (`trl/kernels/chunked_logprob.py`). Here the backward pass walks the vocabulary in its outer
+    loop, so that only one strip of the weight's gradient is held in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, softcap: float | None,
+                scale: float, memory_budget: int) -> Tensor:  # fmt: skip
+        kind = hidden.device.type
+        ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        ctx.softcap, ctx.scale = softcap, scale
+        ctx.tile = num_tokens, width = _tile(len(tokens), len(weight), memory_budget)
+        log_z = torch.empty(len(tokens), device=hidden.device, dtype=torch.float32)
+        target = torch.empty_like(log_z)
+        for rows in torch.arange(len(tokens), device=hidden.device).split(num_tokens):
+            chunk = hidden[rows].to(ctx.dtype)
+            top = torch.full((len(rows),), -torch.inf, device=hidden.device)
+            total, own = torch.zeros_like(top), torch.zeros_like(top)
+            for start in range(0, len(weight), width):
+                logits, _ = _logits(ctx, chunk, weight, bias, start, width)
+                index = tokens[rows] - start
+                inside = (index >= 0) & (index < logits.shape[1])
+                found = logits.gather(1, index.clamp(0, logits.shape[1] - 1)[:, None]).squeeze(1)
+                own = torch.where(inside, found, own)
+                new_top = torch.maximum(top, logits.amax(1))
+                total = total * torch.exp(top - new_top) + logits.sub_(new_top[:, None]).exp_().sum(1)
+                top = new_top
+            log_z[rows] = top + total.log()
+            target[rows] = own
+        ctx.save_for_backward(hidden, weight, bias, tokens, log_z)
+        return target - log_z
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, tokens, log_z = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        num_tokens, width = ctx.tile
+        d_hidden = torch.zeros(hidden.shape, device=hidden.device, dtype=torch.float32) if needs_hidden else None
+        d_weight = torch.empty_like(weight) if needs_weight else None
+        d_bias = torch.empty_like(bias) if needs_bias else None
+        for start in range(0, len(weight), width):
+            strip = weight[start : start + width].to(ctx.dtype)
+            d_strip = torch.zeros(strip.shape, device=strip.device, dtype=torch.float32) if needs_weight else None
+            d_strip_bias = torch.zeros(len(strip), device=strip.device) if needs_bias else None
+            for first in range(0, len(tokens), num_tokens):
+                rows = slice(first, first + num_tokens)
+                chunk = hidden[rows].to(ctx.dtype)
+                logits, slope = _logits(ctx, chunk, weight, bias, start, width)
+                d_logits = logits.sub_(log_z[rows, None]).exp_().neg_()  # -p
+                index = tokens[rows] - start
+                inside = ((index >= 0) & (index < len(strip))).nonzero().squeeze(1)
+                d_logits[inside, index[inside]] += 1.0
+                d_logits.mul_(grad[rows, None] * ctx.scale)
+                if slope is not None:
+                    d_logits.mul_(slope)
+                if d_strip_bias is not None:
+                    d_strip_bias += d_logits.sum(0)
+                d_logits = d_logits.to(ctx.dtype)
+                if d_hidden is not None:
+                    _add_product(d_hidden[rows], d_logits, strip)
+                if d_strip is not None:
+                    _add_product(d_strip, d_logits.t(), chunk)
+            if d_weight is not None:
+                d_weight[start : start + width] = d_strip
+            if d_bias is not None:
+                d_bias[start : start + width] = d_strip_bias
+        return (None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None, None)
+
+
+def _logits(
+    ctx: Any, chunk: Tensor, weight: Tensor, bias: Tensor | None, start: int, width: int
+) -> tuple[Tensor, Tensor | None]:
+    """One tile in float32, free to be overwritten, and d(capped)/d(uncapped)."""
+    part = slice(start, start + width)
+    logits = F.linear(chunk, weight[part].to(ctx.dtype), None if bias is None else bias[part].to(ctx.dtype)).float()
+    if ctx.scale != 1.0:
+        logits.mul_(ctx.scale)
+    if not ctx.softcap:
+        return logits, None
+    bent = logits.div_(ctx.softcap).tanh_()
+    return bent * ctx.softcap, 1 - bent * bent
+
+
+# ------------------------------------------------------------------------------------------------- causal language models
+
+
+@dataclass(frozen=True)
+class DecoderHead:
+    """A causal language model, split before its output layer."""
+
+    decoder: nn.Module
+    """Called with the model's inputs, gives `last_hidden_state` [B, S, H]."""
+    head: nn.Module
+    """Last hidden states to raw logits."""
+    softcap: float | None
+    logit_scale: float | None
+
+    @property
+    def plain(self) -> bool:
+        """The head is nothing but a matrix product, so its weight may be used without calling it."""
+        return type(self.head) is nn.Linear and not (
+            self.head._forward_hooks or self.head._forward_pre_hooks or "forward" in self.head.__dict__
+        )
+
+
+_SOFTCAPS = ("final_logit_softcapping",)
+_FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+_DIVISORS = ("logits_scaling",)
+_OWN_FORWARD = ("XLORA", "SHADOW", "POLY", "CARTRIDGE")  # PEFT methods whose wrapper does more than call the base model
+
+
+def decoder_and_head(model: nn.Module) -> DecoderHead | None:
+    """Split a transformers causal LM (PEFT-wrapped or not) before its output layer.
+
+    None where last hidden states are not the plain input of the head: prompt learning, a wrapper or an architecture that does
+    more than is known here. The split is checked once per model: a forward pass over four tokens must hand the decoder's
+    states to the head, and bend the head's output exactly as the config says.
+    """
+    cached = model.__dict__.get("_swift_decoder_head", False)
+    if cached is False:
+        cached = model.__dict__["_swift_decoder_head"] = _split(model)
+    return cached
+
+
+def _split(model: nn.Module) -> DecoderHead | None:
+    inner = model
+    if hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
+        for config in model.peft_config.values():
+            method = getattr(config.peft_type, "value", str(config.peft_type))
+            if config.is_prompt_learning or method in _OWN_FORWARD or getattr(config, "alora_invocation_tokens", None):
+                return None
+        inner = model.get_base_model()
+    decoder = getattr(inner, "base_model", None)
+    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    if not isinstance(decoder, nn.Module) or decoder is inner or head is None or not hasattr(inner, "config"):
+        return None
+    split = DecoderHead(decoder, head, *_logit_transform(inner.config))
+    try:
+        agrees = _agrees(model, split)
+    except Exception as error:  # an architecture that cannot be called like this takes the general path
+        _logger.debug("%s cannot be split before its head: %s", type(inner).__name__, error)
+        return None
+    return split if agrees else None
+
+
+def _logit_transform(config: Any) -> tuple[float | None, float | None]:
+    text = config.get_text_config()
+    softcap = next((float(value) for name in _SOFTCAPS if (value := getattr(text, name, None))), None)
+    scale = 1.0
+    for name in _FACTORS:
+        value = getattr(text, name, None)
+        scale *= value if isinstance(value, (int, float)) else 1.0
+    for name in _DIVISORS:
+        scale /= getattr(text, name, None) or 1.0
+    return softcap, None if scale == 1.0 else scale
+
+
+@torch.no_grad()
+def _agrees(model: nn.Module, split: DecoderHead) -> bool:
+    seen: dict[str, Tensor] = {}
+
+    def swap_logits(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # Steep made-up logits: those of a fresh model are so small that a forgotten softcap would not show.
+        seen["states"] = inputs[0]
+        seen["logits"] = torch.linspace(-80, 80, output.numel(), device=output.device).view(output.shape).to(output.dtype)
+        return seen["logits"]
+
+    modes = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device
+    tokens = torch.arange(4, device=device)[None]
+    handle = split.head.register_forward_hook(swap_logits)
+    try:
+        model.eval()
+        got = model(input_ids=tokens, use_cache=False).logits
+        handle.remove()
+        states = split.decoder(input_ids=tokens, use_cache=False).last_hidden_state
+    finally:
+        handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    expected = transform_logits(seen["logits"], softcap=split.softcap, logit_scale=split.logit_scale)
+    tolerance = 1e-5 if got.dtype == torch.float32 and seen["logits"].dtype == torch.float32 else 2e-2
+    return (
+        states.shape == seen["states"].shape
+        and torch.allclose(states.float(), seen["states"].float(), rtol=tolerance, atol=tolerance)
+        and got.shape == expected.shape
+        and torch.allclose(got.float(), expected, rtol=tolerance, atol=tolerance)
+    )
+
+
+def next_token_loss(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    memory_budget: int,
+    loss_weight: Tensor | None = None,
+) -> Tensor:
+    """Sum of the cross entropy of a causal LM over `labels` [B, S] (already shifted; -100 is not scored), 0-d float32.
+
+    Logits are made only where there are labels: through `linear_cross_entropy` where the model can be split before its head,
+    by chunks of tokens where the head is more than a matrix (LoRA on it, quantized), else from the model's own logits.
+    """
+    split = decoder_and_head(model)
+    if split is None:
+        logits, labels, loss_weight = _own_logits(model, inputs, labels, loss_weight)
+        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        return (losses if loss_weight is None else losses * loss_weight.float()).sum()
+    hidden = split.decoder(**inputs, use_cache=False).last_hidden_state
+    if split.plain:
+        return linear_cross_entropy(
+            hidden.to(split.head.weight.dtype), split.head.weight, labels, memory_budget=memory_budget,
+            loss_weight=loss_weight, bias=split.head.bias, softcap=split.softcap, logit_scale=split.logit_scale,
+        )  # fmt: skip
+    hidden, labels, loss_weight = select_labels(hidden, labels, loss_weight)
+
+    def chunk_loss(hidden: Tensor, labels: Tensor, loss_weight: Tensor | None) -> Tensor:
+        logits = transform_logits(split.head(hidden), softcap=split.softcap, logit_scale=split.logit_scale)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        return (losses if loss_weight is None else losses * loss_weight.float()).sum()
+
+    vocabulary = getattr(split.head, "out_features", None) or _MAX_TILE_VOCABULARY
+    size = max(memory_budget // (4 * vocabulary), 1)
+    if len(labels) <= size:
+        return chunk_loss(hidden, labels, loss_weight)
+    total = torch.zeros((), device=hidden.device)
+    for first in range(0, len(labels), size):
+        part = slice(first, first + size)
+        weights = None if loss_weight is None else loss_weight[part]
+        total = total + checkpoint(chunk_loss, hidden[part], labels[part], weights, use_reentrant=False)
+    return total
+
+
+def _own_logits(
+    model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, loss_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The model's own logits [T, V] at the labels, with label and weight."""
+    extra: dict[str, Any] = {}
+    prompt_learning = any(c.is_prompt_learning for c in getattr(model, "peft_config", {}).values())
+    if labels.shape[0] == 1 and not prompt_learning and "logits_to_keep" in _forward_parameters(model):
+        rows = (labels[0] != IGNORED).nonzero().squeeze(-1)
+        extra["logits_to_keep"] = rows
+        labels = labels[:, rows]
+        loss_weight = None if loss_weight is None else loss_weight[:, rows]
+    logits = model(**inputs, use_cache=False, **extra).logits
+    return select_labels(logits[:, logits.shape[1] - labels.shape[1] :], labels, loss_weight)  # virtual tokens come first
+
+
+def _forward_parameters(model: nn.Module) -> Mapping[str, Any]:
+    inner: Callable[..., Any] = (model.get_base_model() if hasattr(model, "get_base_model") else model).forward
+    return inspect.signature(inner).parameters

@@ -1,0 +1,100 @@
+"""`swift plugin ...`: what is installed, and the user's decisions about it. Works with every plugin broken."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+
+from swift.cli.tables import table
+from swift.errors import PluginNotFound
+from swift.plugins import preferences, registry
+
+EPILOG = "SWIFT_PLUGINS=none | a,b | -c chooses plugins for one run; SWIFT_STRICT_PLUGINS=1 makes any unusable one an error."
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="swift plugin", description="Show and manage installed plugins.", epilog=EPILOG)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    listed = commands.add_parser("list", help="installed plugins with their state and what they offer")
+    listed.add_argument("--kind", default="", help="only those that offer this kind (tuner, model, ...)")
+    listed.add_argument("--json", action="store_true", help="machine-readable")
+    shown = commands.add_parser("show", help="everything about one plugin or component")
+    shown.add_argument("what", metavar="X", help="plugin id, distribution, kind:name or dist/kind:name")
+    shown.add_argument("--json", action="store_true", help="machine-readable")
+    for name, text in (
+        ("disable", "switch a plugin off"),
+        ("enable", "switch it on again"),
+        ("retry", "forget that it crashed"),
+    ):
+        commands.add_parser(name, help=text).add_argument("id", metavar="ID", help="plugin id or distribution")
+    return top
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 0; 3 with SWIFT_STRICT_PLUGINS=1 and an unusable plugin. Raises `SwiftError` for what does not exist."""
+    options = parser().parse_args(argv)
+    if options.command == "show":
+        return int(importlib.import_module("swift.cli.plugin_show").show(options.what, as_json=options.json))
+    if options.command == "list":
+        return list_plugins(kind=options.kind, as_json=options.json)
+    return decide(options.command, options.id)
+
+
+def list_plugins(*, kind: str = "", as_json: bool = False) -> int:
+    found = registry.discover(strict=False)
+    plugins = [p for p in found.plugins if not kind or any(c.partition(":")[0] == kind for c in p.components)]
+    if as_json:
+        duplicates = {name: [entry.origin for entry in entries] for name, entries in found.duplicates().items()}
+        print(json.dumps({"plugins": [p._asdict() for p in plugins], "duplicates": duplicates}, indent=1))
+    elif not plugins:
+        print(f"no plugin offers the kind {kind!r}" if kind else "no plugin is installed; start with: pip install swift-llm")
+    else:
+        rows = [(p.id, p.origin, p.status, p.source, _offers(p.components, kind)) for p in sorted(plugins)]
+        print(table(("plugin", "distribution", "state", "source", "offers"), rows))
+        for plugin in plugins:
+            if plugin.status != "ok":
+                print(f"\n{plugin.describe()}")
+            elif plugin.reason:
+                print(f"\nnote: plugin {plugin.id!r} ({plugin.origin}): {plugin.reason}")
+        for name, entries in found.duplicates().items():
+            print(
+                f"\nnote: {name} is offered by {' and '.join(e.origin for e in entries)}; asking for it is an error until you"
+            )
+            print(f'  choose: name it in full ({entries[0].qualified}), or set "prefer" in {preferences.config_file()}')
+    if registry.is_strict() and found.faulty():
+        print(f"SWIFT_STRICT_PLUGINS=1: {len(found.faulty())} plugin(s) are not usable", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _offers(components: tuple[str, ...], kind: str = "", limit: int = 6) -> str:
+    names = [c for c in components if not kind or c.startswith(f"{kind}:")]
+    more = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def decide(command: str, name: str) -> int:
+    """Write the user's plugins file, or forget a crash."""
+    found = registry.discover(strict=False)
+    known = sorted({p.id for p in found.plugins} | {p.dist for p in found.plugins})
+    data = preferences.read_file()
+    disabled = list(data.get("disabled", ()))
+    if name not in known and not (command == "enable" and name in disabled):
+        raise PluginNotFound(f"no plugin is called {name!r}; installed: {', '.join(known) or 'none'}", fix="swift plugin list")
+    if command == "retry":
+        markers = importlib.import_module("swift.plugins.markers")
+        ids = {p.id for p in found.plugins if name in (p.id, p.dist)}
+        cleared = [file for file, note in markers.left_behind() if note.get("id") in ids]
+        for file in cleared:
+            markers.clear(file)
+        print(f"{name} will be tried again at the next start" if cleared else f"{name} has no crash on record")
+        return 0
+    if command == "disable":
+        disabled = sorted({*disabled, name})
+    else:
+        disabled = [n for n in disabled if n != name]
+    path = preferences.write_file({**data, "disabled": disabled})
+    print(f"{name} is {command}d ({path})")
+    return 0

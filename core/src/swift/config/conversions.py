@@ -1,0 +1,306 @@
+"""How values of foreign spellings become native ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from swift.config.argv import BOOLEANS
+
+NOTHING = object()
+"""A converter's answer for a value that needs no setting here."""
+
+
+class NotYet(ValueError):
+    """A value that is understood, but not built yet."""
+
+
+@dataclass(frozen=True)
+class Weak:
+    """A value that gives way to any other one of the same source that is less weak (`always`: of any source)."""
+
+    value: Any
+    always: bool = False
+    by: float = 1.0
+
+
+@dataclass(frozen=True)
+class Several:
+    """Values for other paths than the alias's own."""
+
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A value, and a remark for the user."""
+
+    value: Any
+    note: str
+
+
+def text_of(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return " ".join(text_of(v) for v in value) if value else "[]"
+    return json.dumps(value) if isinstance(value, (dict, bool)) else str(value)
+
+
+def number_of(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text if text else None
+
+
+def as_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() not in BOOLEANS:
+        raise ValueError(f"wants true or false, got {value!r}")
+    return BOOLEANS[str(value).lower()]
+
+
+def as_list(value: Any) -> list[Any]:
+    if isinstance(value, str) and value.startswith("["):
+        value = as_json(value)
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def as_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError(f"wants JSON, got {value!r}") from None
+
+
+def is_none(value: Any) -> bool:
+    return value is None or str(value).lower() in {"none", "null", ""}
+
+
+def one_of(table: Mapping[str, Any], *, otherwise: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
+    """Translate words; words that are not in the table go through `otherwise`, or as they are."""
+
+    def convert(value: Any) -> Any:
+        word = str(value).lower() if isinstance(value, (str, bool)) or value is None else value
+        if word in table:
+            result = table[word]
+            if isinstance(result, NotYet):
+                raise result
+            return result
+        return otherwise(value) if otherwise else value
+
+    return convert
+
+
+def when(on: Any, off: Any = NOTHING) -> Callable[[Any], Any]:
+    """A switch that stands for one value where it is on."""
+    return lambda value: on if not is_none(value) and as_bool(value) else off
+
+
+def unless(*nothing: str) -> Callable[[Any], Any]:
+    """The value itself, but for words that mean "not set"."""
+    return lambda value: NOTHING if is_none(value) or str(value).lower() in nothing else value
+
+
+def single(value: Any) -> Any:
+    values = as_list(value)
+    if len(values) == 1:
+        return NOTHING if is_none(values[0]) else values[0]
+    return Noted(values[0], f"only the first of {len(values)} is used") if values else NOTHING
+
+
+DTYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "float": "float32",
+    "none": NOTHING,
+    "null": NOTHING,
+    "torch.bfloat16": "bfloat16",
+    "torch.float16": "float16",
+    "torch.float32": "float32",
+}
+ATTENTION = {
+    "flash_attn": "flash_attention_2",
+    "flash_attn_2": "flash_attention_2",
+    "flash_attention": "flash_attention_2",
+    "flash_attn_3": "flash_attention_3",
+    "flash_attn_4": "flash_attention_4",
+    "flex": "flex_attention",
+    "none": NOTHING,
+    "null": NOTHING,
+}
+OVERLONG = {
+    "delete": "drop",
+    "left": "truncate_left",
+    "right": "truncate_right",
+    "raise": "error",
+    "split": "split",
+    "none": NOTHING,
+    "null": NOTHING,
+}
+INIT_WEIGHTS = {
+    "true": NOTHING,
+    "none": NOTHING,
+    "null": NOTHING,
+    "false": "random",
+    "loftq": NotYet("LoftQ (comes with the quantizer plugins)"),
+    "lora-ga": NotYet("LoRA-GA"),
+    "eva": NotYet("EVA"),
+    "corda": NotYet("CorDA"),
+    "bat": NotYet("Bone's bat; tuner miss has it"),
+}
+LOSS_SCALE = {"default": NOTHING, "none": NOTHING, "null": NOTHING, "all": "all", "last_round": "last"}
+OPTIMIZERS = {
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_torch_xla", "adam"), "adamw"),
+    "none": NOTHING,
+    "null": NOTHING,
+    **{
+        name: NotYet("8-bit optimizers (come with an optimizer plugin)")
+        for name in ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "paged_lion_8bit")
+    },
+    **{
+        name: NotYet("GaLore (comes with the galore tuner)")
+        for name in ("galore_adamw", "galore_adafactor", "galore_adamw_8bit")
+    },
+}
+
+
+def scheduler(value: Any) -> Any:
+    words = {"constant_with_warmup": "constant", "cosine_with_min_lr": "cosine", "none": NOTHING, "null": NOTHING}
+    later = {"cosine_with_restarts", "polynomial", "inverse_sqrt", "reduce_lr_on_plateau", "warmup_stable_decay", "greedy"}
+    if str(value) in later:
+        raise NotYet(f"the {value} schedule; cosine, linear and constant are there")
+    return words.get(str(value).lower(), value)
+
+
+def scheduler_options(value: Any) -> Any:
+    if is_none(value):
+        return NOTHING
+    wanted = as_json(value)
+    if not isinstance(wanted, dict):
+        raise ValueError(f"wants a JSON object, got {value!r}")
+    others = sorted(set(wanted) - {"min_lr_rate"})
+    if others:
+        raise NotYet(f"the schedule's {', '.join(others)}; min_lr_rate is train.min_lr_ratio here")
+    return wanted.get("min_lr_rate", NOTHING)
+
+
+def trackers(value: Any) -> Any:
+    names = [str(v).lower() for v in as_list(value)]
+    if "all" in names:
+        raise ValueError("wants names of trackers, e.g. tensorboard (`swift list trackers`), got 'all'")
+    return [name for name in names if name not in {"none", "null", ""}]
+
+
+def switched_off(value: Any) -> Any:
+    return NOTHING if is_none(value) else not as_bool(value)
+
+
+def resume(value: Any) -> Any:
+    if is_none(value) or str(value).lower() == "false":
+        return NOTHING
+    if value is True or str(value).lower() == "true":
+        raise ValueError("wants the run directory, e.g. --resume runs/a")
+    return value
+
+
+def prefixes(value: Any) -> list[str]:
+    """ms-swift's prefixes of parameter names as regular expressions."""
+    return [f"^{re.escape(str(v))}" for v in as_list(value)]
+
+
+def adapters(value: Any) -> Any:
+    """`name=path` pairs go to `engine.adapters`; a bare path is what the verb works on."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    bare = [v for v in as_list(value) if "=" not in str(v)]
+    named = dict(str(v).split("=", 1) for v in as_list(value) if "=" in str(v))
+    if len(bare) > 1:
+        raise ValueError(f"wants name=path for every adapter but one, got {', '.join(map(repr, bare))}")
+    found: dict[str, Any] = {}
+    if named:
+        found["engine.adapters"] = named
+    if bare:
+        found["option.positional"] = str(bare[0])
+    return Several(found)
+
+
+def packing(value: Any) -> Any:
+    if is_none(value):
+        return NOTHING
+    return "packed" if as_bool(value) else Weak("padded")
+
+
+def plain_text_is(later: bool) -> Callable[[Any], Any]:
+    """`use_chat_template` where plain text (`later`), or where a chat template, is what cannot be asked for."""
+
+    def convert(value: Any) -> Any:
+        if is_none(value) or as_bool(value) is later:
+            return NOTHING
+        raise NotYet(
+            "plain text for tuning; `swift pt` trains on it" if later else "a chat template in pre-training; `swift sft` has it"
+        )
+
+    return convert
+
+
+def loss_scale(value: Any) -> Any:
+    word = str(value).lower()
+    if word not in LOSS_SCALE:
+        raise NotYet(f"loss weights by the part of an answer ({value}); a message's own `loss` is read")
+    return LOSS_SCALE[word]
+
+
+def padding_free(value: Any) -> Any:
+    return Weak("padding_free", by=0.5) if not is_none(value) and as_bool(value) else NOTHING
+
+
+def reading_rows_strictly(value: Any) -> Any:
+    return 0.0 if not is_none(value) and as_bool(value) else NOTHING
+
+
+def evaluation_points(value: Any) -> Any:
+    word = str(value).lower()
+    if word in {"none", "null", "no", "steps"}:
+        return NOTHING
+    if word == "epoch":
+        return Noted(NOTHING, "evaluation is every eval_steps, and always at the end")
+    raise ValueError(f"wants no, steps or epoch, got {value!r}")
+
+
+def save_points(value: Any) -> Any:
+    word = str(value).lower()
+    if word in {"none", "null", "steps"}:
+        return NOTHING
+    if word in {"no", "epoch"}:
+        return Noted(NOTHING, "checkpoints are every save_steps (default: ten over the run), and the end is always saved")
+    if word == "best":
+        raise NotYet("keeping the best checkpoint by a metric")
+    raise ValueError(f"wants no, steps or epoch, got {value!r}")
+
+
+def ratio_of_steps(name: str) -> Callable[[Any], Any]:
+    """transformers reads values below 1 as a share of all steps."""
+
+    def convert(value: Any) -> Any:
+        if is_none(value):
+            return NOTHING
+        number = number_of(str(value))
+        if isinstance(number, float) and 0 < number < 1:
+            raise NotYet(f"{name} as a share of all steps; give a whole number")
+        return int(number) if isinstance(number, float) and number == int(number) else value
+
+    return convert
+
+
+def not_negative(value: Any) -> Any:
+    """-1 and None say "not limited"."""
+    number = number_of(str(value)) if not is_none(value) else -1.0
+    return NOTHING if isinstance(number, float) and number < 0 else value

@@ -1,0 +1,386 @@
+"""Memory, time and what to do where a run does not fit: arithmetic over shapes and settings. Left of the torch line.
+
+Weights, gradients, adapters and optimizer state are counted exactly. Activations, logits and overhead are estimates.
+
+Symbols in formulas: T tokens of a micro-batch on one rank, S tokens that attend to each other, n layers; the others are those
+of `swift.plan.shapes`. All sizes are bytes on one rank.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from swift.plan.shapes import Shapes, Weight, target_weights
+
+ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1, "uint8": 1}
+OVERHEAD = 640 * 2**20
+"""Runtime libraries, kernels, workspaces and the allocator's slack of one process: an order of magnitude."""
+LOGIT_BYTES = 8
+"""A logit lives twice in float32, see `swift.api.ops`."""
+
+
+@dataclass(frozen=True)
+class AdapterSize:
+    """Low-rank adapters: A [rank, in] and B [out, rank] beside each targeted weight."""
+
+    rank: int
+    targets: tuple[Weight, ...]
+    vectors: bool = False
+    """A magnitude per output beside each (DoRA)."""
+    dropout: bool = False
+    """Inputs pass through dropout, so each adapter keeps a copy and a mask."""
+    dtype: str = "float32"
+    """Of the adapter's weights; "model" is the base's."""
+    whole: int = 0
+    """Parameters of modules that are trained whole beside the adapters."""
+
+    @property
+    def parameters(self) -> int:
+        return self.whole + sum(self.rank * sum(w.shape) + (w.shape[0] if self.vectors else 0) for w in self.targets)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What memory depends on.
+
+    Args:
+        dtype: Of the model's weights.
+        compute_dtype: Of matrix products; another than `dtype` means autocast.
+        adapters: Adapters are trained over a frozen base; False: (part of) the weights themselves.
+        adapter: Size of the adapters; None where it is unknown (then 1 % of the model is assumed).
+        trained: Parameters that train, where adapters are not; 0: all.
+        state_bytes_per_parameter: Of the optimizer, at float32.
+        tokens: Of one micro-batch.
+        span: Tokens that attend to each other, at most.
+        quadratic_attention: The implementation keeps its scores (eager).
+        shards: What is split over `world_size` ranks.
+        quant_bits: Of the frozen base's linear weights; 0: not quantized.
+        host: Computed on the CPU.
+    """
+
+    shapes: Shapes
+    dtype: str
+    compute_dtype: str = ""
+    adapters: bool = False
+    adapter: AdapterSize | None = None
+    trained: int = 0
+    state_bytes_per_parameter: float = 8.0
+    tokens: int = 1024
+    span: int = 1024
+    gradient_checkpointing: bool = False
+    quadratic_attention: bool = False
+    logits_memory: int = 256 * 2**20
+    world_size: int = 1
+    shards: tuple[str, ...] = ()
+    quant_bits: int = 0
+    host: bool = False
+
+    @property
+    def itemsize(self) -> int:
+        return ITEMSIZE.get(self.dtype, 2)
+
+    @property
+    def compute_itemsize(self) -> int:
+        return ITEMSIZE.get(self.compute_dtype or self.dtype, 2)
+
+    @property
+    def trained_itemsize(self) -> int:
+        """Of what trains; adapters on 16-bit weights are kept in float32 unless told otherwise."""
+        if not self.adapters or (self.adapter is not None and self.adapter.dtype == "model"):
+            return self.itemsize
+        return max(self.itemsize, 4)
+
+    @property
+    def adapter_parameters(self) -> int:
+        if not self.adapters:
+            return 0
+        return self.adapter.parameters if self.adapter else self.shapes.parameters // 100
+
+    @property
+    def trained_parameters(self) -> int:
+        return self.adapter_parameters if self.adapters else self.trained or self.shapes.parameters
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one rank, by component."""
+
+    components: Mapping[str, int]
+    parameters: int
+    trained_parameters: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.components.values())
+
+    @property
+    def counted(self) -> int:
+        """What is there whatever the batch is: weights, adapters, gradients, optimizer state."""
+        return sum(self.components.get(name, 0) for name in ("weights", "adapters", "gradients", "optimizer"))
+
+
+def memory(setup: Setup) -> MemoryEstimate:
+    """Peak of one training step on one rank."""
+
+    def part(name: str) -> int:
+        return setup.world_size if name in setup.shards else 1
+
+    shapes, trained = setup.shapes, setup.trained_parameters
+    state = trained * setup.state_bytes_per_parameter * setup.trained_itemsize / 4
+    base = sum(w.size for w in shapes.weights if w.linear and w.component != "lm_head") if setup.quant_bits else 0
+    weights = (shapes.parameters - base) * setup.itemsize + base * setup.quant_bits // 8
+    components = {
+        "weights": weights // part("weights"),
+        "adapters": setup.adapter_parameters * setup.trained_itemsize // part("weights"),
+        "gradients": trained * setup.trained_itemsize // part("gradients"),
+        "optimizer": round(state) // part("optimizer"),
+        "autocast copies": _autocast_copies(setup) // part("weights"),
+        "activations": activations(setup) // part("activations"),
+        "logits": logits(setup),
+        "overhead": OVERHEAD,
+    }
+    if "weights" in setup.shards:
+        # The block that is at work is gathered whole.
+        components["gathered weights"] = weights // max(shapes.dims["layers"], 1)
+    return MemoryEstimate({k: v for k, v in components.items() if v}, shapes.parameters + setup.adapter_parameters, trained)
+
+
+def _autocast_copies(setup: Setup) -> int:
+    """torch.autocast keeps a low-precision copy of each trained matrix until the step's backward pass is over."""
+    if setup.compute_itemsize == setup.itemsize or setup.adapters:
+        return 0
+    return sum(w.size for w in setup.shapes.weights if w.linear) * setup.compute_itemsize
+
+
+def activations(setup: Setup) -> int:
+    """What the forward pass keeps for the backward one.
+
+    The accounting is that of Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models",
+    section 4 (count what each operation keeps), done anew for RMSNorm in float32, rotary positions, grouped heads and a
+    gated MLP, without dropout. Its term 5 a s / h (attention scores) is there for eager attention only: flash-like kernels,
+    sdpa among them, keep one float32 per head and token. With gradient checkpointing a layer keeps its input, and one
+    layer at a time is whole.
+    """
+    d, e = setup.shapes.dims, setup.compute_itemsize
+    layer = layer_activations(setup)
+    edge = d["h"] * (4 + 2 * e)  # final norm, and the states that the loss takes
+    per_token = d["layers"] * d["h"] * e + layer + edge if setup.gradient_checkpointing else d["layers"] * layer + edge
+    return round(setup.tokens * per_token)
+
+
+def layer_activations(setup: Setup) -> float:
+    """Bytes per token of one layer, in full."""
+    d, e = setup.shapes.dims, setup.compute_itemsize
+    full = not setup.adapters
+    upcast = 4 if setup.itemsize < 4 or e < 4 else e  # norms compute in float32; from float32 nothing is copied
+    norms_per_layer = max(_per_layer(setup.shapes, "layernorm", "norm"), 1)
+    scaled = e if full else 0  # a trained norm keeps what its weight multiplies
+    total: float = norms_per_layer * d["h"] * (upcast + scaled)
+    if any(w.name.endswith("q_norm.weight") for w in setup.shapes.weights):
+        total += (d["q"] + d["kv"]) * (upcast + scaled)
+    total += 4 * d["q"] * e + 4 * d["a"]  # q, k and v for all heads, the result, a log-sum per head
+    if setup.quadratic_attention:
+        total += d["a"] * min(setup.span, setup.tokens) * (4 + 2 * e)
+    sparse = bool(d.get("e")) and any(w.component == "experts" for w in setup.shapes.weights)
+    width = max(d.get("active", 1), 1) * d["m"] + d.get("s", 0) if sparse else d["i"]
+    total += 3 * width * e  # gate, its activation, up
+    if full:
+        total += e * (2 * d["h"] + d["q"] + width)  # inputs of the linear layers
+    else:
+        total += _adapter_inputs(setup)
+    return total
+
+
+def _per_layer(shapes: Shapes, *words: str) -> int:
+    """Norms over the hidden state in one layer."""
+    h, n = shapes.dims["h"], max(shapes.dims["layers"], 1)
+    norms = sum(1 for w in shapes.weights if w.component == "norms" and w.shape == (h,) and w.name.endswith("weight"))
+    return (norms - 1) // n if norms else 2
+
+
+def _adapter_inputs(setup: Setup) -> float:
+    """Inputs of adapters, in the adapters' own dtype (a copy for each where the weights have another), and A's outputs."""
+    if setup.adapter is None:
+        d = setup.shapes.dims
+        return setup.trained_itemsize * (2 * d["h"] + d["q"] + d["i"])
+    if setup.trained_itemsize == setup.compute_itemsize and not setup.adapter.dropout:
+        # Layers that share an input keep it once: q/k/v, and gate/up.
+        once: dict[tuple[str, int], int] = {}
+        for w in setup.adapter.targets:
+            once[w.module.rpartition(".")[0], w.shape[1]] = w.shape[1]
+        inputs = sum(once.values())
+    else:
+        inputs = sum(w.shape[1] for w in setup.adapter.targets)
+    kept = (inputs + setup.adapter.rank * len(setup.adapter.targets)) * setup.trained_itemsize
+    if setup.adapter.dropout:
+        kept += inputs * (setup.trained_itemsize if setup.host else 1)  # masks: torch keeps them as numbers on a CPU
+    return kept / max(setup.shapes.dims["layers"], 1)
+
+
+def logits(setup: Setup) -> int:
+    """The loss makes them whole where float32 logits fit `logits_memory`, else in tiles of that size."""
+    whole = setup.tokens * setup.shapes.dims["v"] * LOGIT_BYTES
+    return whole if whole <= 2 * setup.logits_memory else setup.logits_memory
+
+
+def adapter_size(shapes: Shapes, settings: Mapping[str, Any]) -> AdapterSize | None:
+    """Size of low-rank adapters, from the settings that such tuners share. None: unknown.
+
+    Args:
+        settings: `rank`; and, where there are any, `target_modules`, `exclude_modules`, `layers_to_transform`, `use_dora`,
+            `dropout`, `adapter_dtype` and `modules_to_save`.
+    """
+    rank = settings.get("rank")
+    if not isinstance(rank, int) or isinstance(rank, bool):
+        return None
+    targets = target_weights(
+        shapes, settings.get("target_modules"), settings.get("exclude_modules") or (), settings.get("layers_to_transform") or ()
+    )
+    saved = tuple(settings.get("modules_to_save") or ())
+    return AdapterSize(
+        rank,
+        tuple(targets),
+        vectors=bool(settings.get("use_dora")),
+        dropout=bool(settings.get("dropout")),
+        dtype=str(settings.get("adapter_dtype", "float32")),
+        whole=sum(w.size for w in shapes.weights if any(w.module == m or w.module.endswith(f".{m}") for m in saved)),
+    )
+
+
+def trained_size(shapes: Shapes, settings: Mapping[str, Any]) -> int:
+    """Parameters that are left to train by `freeze_ratio`, `freeze` and `trainable`, where a tuner has such settings."""
+    frozen_blocks = round(shapes.dims["layers"] * float(settings.get("freeze_ratio") or 0.0))
+    freeze = [re.compile(text) for text in settings.get("freeze") or ()]
+    keep = [re.compile(text) for text in settings.get("trainable") or () if isinstance(text, str)]
+    trained = 0
+    for weight in shapes.weights:
+        block = re.search(r"\.(\d+)\.", weight.name)
+        below = frozen_blocks and (weight.component == "embeddings" or (block is not None and int(block[1]) < frozen_blocks))
+        frozen = below or any(p.search(weight.name) for p in freeze)
+        trained += weight.size if not frozen or any(p.search(weight.name) for p in keep) else 0
+    return trained
+
+
+ZERO_STAGES = {1: ("optimizer",), 2: ("optimizer", "gradients"), 3: ("optimizer", "gradients", "weights")}
+"""Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", figure 1."""
+
+
+def sharding_table(setup: Setup, ranks: tuple[int, ...]) -> list[dict[str, Any]]:
+    """What each rank would need with ZeRO-1/2/3 (FSDP splits like 3), in bytes: rows of ranks, none, zero1, zero2, zero3."""
+    rows = []
+    for n in ranks:
+        row: dict[str, Any] = {"ranks": n, "none": memory(replace(setup, shards=(), world_size=n)).total}
+        for stage, shards in ZERO_STAGES.items():
+            row[f"zero{stage}"] = memory(replace(setup, shards=shards, world_size=n)).total
+        rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One change that saves memory."""
+
+    flag: str
+    why: str
+    total: int
+    """Bytes on one rank with it (and with those before it in the list)."""
+
+
+def advise(setup: Setup, *, budget: int, batch_size: int, dtypes: tuple[str, ...], tuner_flag: str) -> list[Advice]:
+    """Changes in the order in which they cost least, each on top of those before, until the run fits `budget` bytes.
+
+    Args:
+        dtypes: Those that the device trains in.
+        tuner_flag: What to type for adapters in place of full tuning; "" where no such tuner is installed.
+    """
+    steps: list[tuple[str, str, Setup]] = []
+    now = setup
+
+    def take(flag: str, why: str, new: Setup) -> None:
+        nonlocal now
+        if memory(new).total < memory(now).total:
+            steps.append((flag, why, new))
+            now = new
+
+    if not now.gradient_checkpointing:
+        take("--gradient_checkpointing true", "recomputes activations: about a third more time",
+             replace(now, gradient_checkpointing=True))  # fmt: skip
+    if batch_size > 1:
+        take("--batch_size 1", "gradient accumulation makes up for it, same result",
+             replace(now, tokens=max(now.tokens // batch_size, 1)))  # fmt: skip
+    if not now.adapters and tuner_flag:
+        take(tuner_flag, "trains adapters instead of all weights",
+             replace(now, adapters=True, adapter=AdapterSize(8, tuple(target_weights(now.shapes, None)), dropout=True),
+                     compute_dtype="", dtype=_small(now, dtypes)))  # fmt: skip
+    if now.itemsize > 2 and "bfloat16" in dtypes:
+        take("--dtype bfloat16", "halves the weights" + ("" if now.adapters else "; small updates may round away"),
+             replace(now, dtype="bfloat16", compute_dtype=""))  # fmt: skip
+    while now.tokens > 512 and memory(now).total > budget:
+        half = now.tokens // 2
+        take(
+            f"--packing_length {half}",
+            "rows that are longer need --max_length too",
+            replace(now, tokens=half, span=min(now.span, half)),
+        )
+    advice = []
+    for flag, why, with_it in steps:
+        total = memory(with_it).total
+        advice.append(Advice(flag, why, total))
+        if total <= budget:
+            break
+    return advice
+
+
+def _small(setup: Setup, dtypes: tuple[str, ...]) -> str:
+    return "bfloat16" if "bfloat16" in dtypes else setup.dtype
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens, steps and time of a run."""
+
+    tokens_per_epoch: int
+    steps: int
+    tokens: int
+    """That are computed over all epochs."""
+    flops: float
+    seconds: float = 0.0
+    """0: unknown."""
+
+
+def step_flops(setup: Setup, tokens: int) -> float:
+    """Floating-point operations for `tokens` tokens, forward and backward.
+
+    2 N per token forward and 4 N backward (Kaplan et al. 2020, section 2.1), where a frozen base spares the half of the
+    backward pass that makes weight gradients; N leaves the input embedding out. Attention adds 2 n q S forward (causal), likewise.
+    """
+    d = setup.shapes.dims
+    n = setup.shapes.active_parameters
+    if not setup.shapes.tied:
+        n -= setup.shapes.components.get("embeddings", 0)
+    forward = 2 * n + 2 * d["layers"] * d["q"] * min(setup.span, setup.tokens)
+    passes = 2 if setup.adapters else 3
+    return float(tokens * forward * (passes + (1 if setup.gradient_checkpointing else 0)))
+
+
+def packs_of(tokens: int, packed_length: int, *, per_step: int, epochs: float, min_steps: int) -> int:
+    """Packs that the rows of an epoch make; 0 where that would leave fewer than `min_steps` optimizer steps."""
+    packs = math.ceil(tokens / packed_length)
+    return packs if math.ceil(packs / per_step) * epochs >= min_steps else 0
+
+
+def work(
+    setup: Setup, *, units: int, tokens_per_epoch: int, per_step: int, epochs: float, max_steps: int, devices: int,
+    tflops: float | None,
+) -> Work:  # fmt: skip
+    """`units`: rows or packs of an epoch; `per_step` of them make an optimizer step."""
+    per_epoch = max(math.ceil(units / per_step), 1)
+    steps = max_steps or max(1, math.ceil(per_epoch * epochs))
+    tokens = round(tokens_per_epoch * steps / per_epoch)
+    flops = step_flops(setup, tokens)
+    seconds = flops / (tflops * 1e12 * max(devices, 1)) if tflops else 0.0
+    return Work(tokens_per_epoch, steps, tokens, flops, seconds)

@@ -1,0 +1,778 @@
+"""From a resolved configuration to a plan: choose what was left open, judge the combination, estimate. Left of the torch line.
+
+`make_plan` never raises for what a user can mend in the plan: it collects problems. `refuse` raises them, all together.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from swift.api import DeviceInfo
+from swift.config.sections import TunerSection
+from swift.errors import ConfigError, DataError, ModelError, PlanRefused, PluginError, PluginNotFound, SwiftError
+from swift.plan import estimate as est
+from swift.plan import models
+from swift.plan.models import ModelFacts, ModelSource
+from swift.plan.plan import Choice, Component, Plan, Problem
+from swift.plan.sample import DataSize, measure
+from swift.plan.shapes import Shapes
+from swift.plugins.info import Entry
+from swift.plugins.loading import component_of, load_object
+from swift.plugins.resolver import check, suggest
+
+ROWS_PER_STEP = 16
+"""What gradient accumulation aims at when it is left open."""
+HOST_PACK, ACCELERATOR_PACK = 1024, 4096
+MIN_PACKED_STEPS = 50
+"""As in `swift.training.run`, which decides at run time; the estimate follows the same rule."""
+MASTER_PORT = 29500
+SHARDING_RANKS = (2, 4, 8, 16)
+LEVELS = {"impossible": 0, "unsupported": 1, "unverified": 2}
+
+# Codes of the planner's own problems, by family; the family decides which error `refuse` raises when it stands alone.
+MODEL, DEVICE, DATA, MEMORY, COMPONENT, SETTINGS, CHECK = "SW901", "SW902", "SW903", "SW904", "SW905", "SW906", "SW907"
+NOT_LEGAL_ALONE = {MODEL: ModelError, DATA: DataError, COMPONENT: PluginNotFound, SETTINGS: ConfigError}
+
+
+@dataclass
+class _Draft:
+    """What grows while a plan is made."""
+
+    registry: Any
+    resolved: Any
+    config: dict[str, dict[str, Any]]
+    here: bool
+    """The run is to start on this machine now; False: it is only planned."""
+    entries: dict[str, Entry] = field(default_factory=dict)
+    components: dict[str, Component] = field(default_factory=dict)
+    choices: list[Choice] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def has(self, section: str) -> bool:
+        return section in self.config
+
+    def get(self, section: str, key: str) -> Any:
+        return self.config[section][key]
+
+    def choose(self, path: str, value: Any, why: str) -> None:
+        section, _, key = path.partition(".")
+        self.config[section][key] = value
+        self.choices.append(Choice(path, value, why))
+
+    def problem(self, code: str, error: SwiftError | str, *, fix: str = "", level: str = "impossible") -> None:
+        message = error if isinstance(error, str) else error.message
+        self.problems.append(Problem(code, level, message, fix=fix or (error.fix if isinstance(error, SwiftError) else "")))
+
+    def find(self, kind: str, name: str) -> Entry | None:
+        try:
+            entry: Entry = self.registry.find(kind, name)
+        except PluginError as error:
+            self.problem(COMPONENT, error)
+            return None
+        return entry
+
+    def take(self, slot: str, entry: Entry | None) -> Entry | None:
+        """Put a component into a slot, with its validated settings."""
+        if entry is None:
+            return None
+        try:
+            settings = self.resolved.settings_for(entry)
+            values = settings.model_dump(mode="json") if hasattr(settings, "model_dump") else dict(settings or {})
+            component = component_of(entry, values)
+        except ConfigError as error:
+            self.problem(SETTINGS, error)
+            return None
+        except PluginError as error:
+            self.problem(COMPONENT, error)
+            return None
+        if not component.door:
+            door = next((p.module for p in self.registry.plugins if p.id == entry.plugin and p.dist == entry.dist), "")
+            component = replace(component, door=door)
+        self.entries[slot], self.components[slot] = entry, component
+        return entry
+
+
+def make_plan(
+    resolved: Any, registry: Any, *, estimate: bool = True, here: bool | None = None, found: Sequence[Problem] = ()
+) -> Plan:
+    """Decide everything that was left open, and judge the result.
+
+    Args:
+        resolved: What `swift.config.loader.load` returned.
+        estimate: Also estimate memory, tokens and time.
+        here: The run starts on this machine now, so its device and weights must be here. Default: unless the verb is plan.
+        found: Problems that were found before.
+
+    Returns:
+        The plan, with its problems as data: `refuse` raises them.
+    """
+    draft = _Draft(registry, resolved, _plain(resolved.sections), resolved.verb != "plan" if here is None else here)
+    extra = dict(getattr(resolved, "extra", None) or {})
+    allowed = _words(extra.get("allow"))
+    draft.problems += found
+
+    for slot in ("objective", "tuner", "optimizer", "quantizer"):
+        if draft.has(slot) and draft.get(slot, "name") not in ("none", ""):
+            draft.take(slot, draft.find(slot, draft.get(slot, "name")))
+    device, info = _device(draft)
+    source, facts = _model(draft)
+    if draft.has("parallel"):
+        _parallel(draft, device, info)
+    _engine(draft)
+    if draft.has("train"):
+        _training_values(draft, device, source, facts, resuming=bool(extra.get("resume")))
+    if draft.has("logging"):
+        for number, name in enumerate(draft.get("logging", "tracker")):
+            draft.take(f"tracker.{number}", draft.find("tracker", name))
+    if draft.has("export"):
+        draft.take("exporter", draft.find("exporter", draft.get("export", "to")))
+    data_sources = _data(draft)
+    _collect_facts(draft, device, info, source, facts)
+
+    rules = registry.entries("rule")
+    resolution = check(draft.entries, draft.facts, rules=rules, allow=allowed)
+    estimated: dict[str, Any] = {}
+    if estimate:
+        estimated = _estimate(draft, device, info, source, facts, data_sources)
+    problems = [*draft.problems, *resolution.problems]
+    problems = [replace(p, level="unverified") if p.level == "unsupported" and p.code in allowed else p for p in problems]
+    refused = any(p.level != "unverified" for p in problems)
+    if draft.here and source is not None and source.hub is not None and not refused:
+        try:  # the weights, now that nothing speaks against the run
+            source = models.fetched(source, resolved.sections["model"], weights=True)
+        except SwiftError as error:
+            problems.append(Problem(MODEL, "impossible", error.message, fix=error.fix))
+    plan = Plan(
+        verb=str(extra.get("verb") or resolved.verb),
+        config=draft.config,
+        provenance={**resolved.provenance, **{c.path: f"chosen because {c.why}" for c in draft.choices}},
+        components=draft.components,
+        model_folder=str(source.folder) if source is not None and source.folder else "",
+        facts=_json(resolution.facts),
+        choices=tuple(draft.choices),
+        problems=tuple(sorted(problems, key=lambda p: LEVELS.get(p.level, 0))),
+        suggestions=tuple(suggest(registry, draft.entries, draft.facts, resolution.problems, rules=rules, allow=allowed)),
+        estimate=estimated,
+        swift_version=_version(),
+    )
+    return replace(plan, problems=(*plan.problems, *_plugin_checks(plan, allowed)))
+
+
+def refuse(plan: Plan) -> None:
+    """Raise for a plan that must not run; return for one that may.
+
+    Raises:
+        PlanRefused: With every problem, its remedy, and the smallest legal change. Where one single problem is about the
+            model, the data, a component or a setting, its own class of error instead.
+    """
+    refused = plan.refused
+    if not refused:
+        return
+    if len(refused) == 1:
+        only = refused[0]
+        raise NOT_LEGAL_ALONE.get(only.code, PlanRefused)(
+            f"{only.message}{_coded(only)}", fix="; or ".join(filter(None, (only.fix, *plan.suggestions)))
+        )
+    lines = [f"this run cannot start, for {len(refused)} reasons:"]
+    for number, problem in enumerate(refused, 1):
+        lines.append(f"  {number}. {problem.message}{_coded(problem)}")
+        if problem.fix:
+            lines.append(f"     fix: {problem.fix}")
+    raise PlanRefused("\n".join(lines), fix="; or ".join(plan.suggestions))
+
+
+def _coded(problem: Problem) -> str:
+    if problem.level == "unsupported" and problem.code:
+        return f" [{problem.code}: --allow {problem.code} tries it all the same]"
+    return f" [{problem.code}]" if problem.code else ""
+
+
+# ---------------------------------------------------------------------------------------------------------------- choices
+
+
+def probe(entry: Entry) -> DeviceInfo:
+    """What a device's probe finds; count 0 where it is absent. Raises `PluginError` for a probe that fails."""
+    if not entry.spec.probe:
+        return DeviceInfo(count=1)
+    return load_object(entry.spec.probe)() or DeviceInfo(count=0)
+
+
+def _device(draft: _Draft) -> tuple[Entry | None, DeviceInfo]:
+    """The device and what is there of it: the one that was asked for, else the present one of the highest priority."""
+    none = DeviceInfo(count=0)
+    if not draft.has("device"):
+        return None, none
+    found: dict[str, DeviceInfo] = {}
+    faults: list[str] = []
+
+    def look(entry: Entry) -> DeviceInfo:
+        if entry.name not in found:
+            try:
+                found[entry.name] = probe(entry)
+            except PluginError as error:
+                faults.append(f"{entry.name}: {error.message}")
+                found[entry.name] = none
+        return found[entry.name]
+
+    entries = sorted(draft.registry.entries("device"), key=lambda e: (-e.spec.priority, e.name))
+    name = draft.get("device", "name")
+    if name == "auto":
+        absent: list[str] = []
+        for entry in entries:
+            if look(entry).count:
+                also = f"; {', '.join(absent)} shows no device here" if absent else ""
+                names = ", ".join(dict.fromkeys(look(entry).names))
+                draft.choose("device.name", entry.name, f"it is the best device here{f' ({names})' if names else ''}{also}")
+                return draft.take("device", entry), look(entry)
+            absent.append(entry.name)
+        reasons = "".join(f"; {fault}" for fault in faults)
+        draft.problem(
+            DEVICE,
+            f"no device is present; installed: {', '.join(absent) or 'none'}{reasons}",
+            fix="pip install swift-llm-device-cpu",
+        )
+        return None, none
+    entry = draft.take("device", draft.find("device", name))
+    if entry is None:
+        return None, none
+    if not look(entry).count:
+        present = [f"{e.name} ({', '.join(dict.fromkeys(look(e).names)) or look(e).count})" for e in entries if look(e).count]
+        message = f"this machine has no {entry.name} device; present: {', '.join(present) or 'none'}"
+        if faults:
+            message += "; " + "; ".join(faults)
+        best = next((e.name for e in entries if look(e).count), "auto")
+        if draft.here:
+            draft.problem(DEVICE, message, fix=f"--device {best}")
+        else:
+            draft.problem(DEVICE, message + ": planned for a machine that has one", level="unverified")
+    return entry, look(entry)
+
+
+def on_host(entry: Entry | None) -> bool:
+    """Whether processes share the machine's own memory and cores, as gloo's devices do."""
+    collectives = entry.spec.facts.get("device.collectives", ()) if entry is not None else ()
+    return bool(collectives) and "gloo" in collectives[:1]
+
+
+def _model(draft: _Draft) -> tuple[ModelSource | None, ModelFacts]:
+    """Where the model is and what its files say; its loader and hub as components."""
+    section = draft.resolved.sections["model"]
+    source, facts = None, ModelFacts()
+    if not section.id:
+        draft.problem(MODEL, "no model was named", fix="--model FOLDER, a name of `swift list models`, or a hub id ORG/NAME")
+    else:
+        try:
+            source = models.locate(draft.registry, section, weights=False)
+        except PluginError as error:
+            draft.problem(COMPONENT, error)
+        except ModelError as error:
+            draft.problem(MODEL, error)
+    if source is not None:
+        if source.hub is not None:
+            draft.take("hub", source.hub)
+            if draft.get("model", "hub") == "auto":
+                draft.choose("model.hub", source.hub.name, f"{source.given} is {source.why}")
+        if source.fault is not None:
+            draft.problem(
+                MODEL, f"{source.fault.message}; what the catalog says is taken", fix=source.fault.fix, level="unverified"
+            )
+        if source.folder is not None:
+            facts = _inspect(draft, source)
+        try:
+            architectures = facts.config.get("architectures") or [""]
+            draft.take("model", models.loader_entry(draft.registry, source, str(architectures[0])))
+        except PluginError as error:
+            draft.problem(COMPONENT, error)
+        except ModelError as error:
+            draft.problem(MODEL, error)
+    return source, facts
+
+
+def _inspect(draft: _Draft, source: ModelSource) -> ModelFacts:
+    folder = source.folder or Path()
+    try:
+        facts = models.inspect(folder)
+    except ModelError as error:
+        draft.problem(MODEL, error)
+        return ModelFacts()
+    if facts.fault is not None:
+        draft.problem(MODEL, facts.fault)
+    level = "impossible" if draft.here else "unverified"
+    later = "" if draft.here else " (a plan needs none, the run does)"
+    if not facts.tokenizer:
+        draft.problem(
+            MODEL, f"there is no tokenizer in {folder}{later}; looked for {', '.join(models.TOKENIZER_FILES[:4])}, ...",
+            fix="copy the tokenizer's files there, or fetch the model again", level=level,
+        )  # fmt: skip
+    pretrained = draft.get("model", "init") == "pretrained"
+    if pretrained and source.hub is None and facts.fault is None and facts.weights is None and not facts.other_weights:
+        draft.problem(
+            MODEL, f"there are no weights (*.safetensors) in {folder}{later}",
+            fix="fetch the model with its weights, or --init random to train it from nothing", level=level,
+        )  # fmt: skip
+    return facts
+
+
+def _parallel(draft: _Draft, device: Entry | None, info: DeviceInfo) -> None:
+    """Processes, strategy and launcher, by what specs claim and never by their names."""
+    nnodes, asked, name = (
+        draft.get("parallel", "nnodes"),
+        draft.get("parallel", "nproc_per_node"),
+        draft.get("parallel", "name"),
+    )
+    specs = sorted(draft.registry.entries("parallel"), key=lambda e: (e.spec.status != "stable", bool(e.spec.shards), e.name))
+    chosen = draft.find("parallel", name) if name != "auto" else None
+    several = next((e for e in specs if e.spec.multi_process and not e.spec.shards), None)
+    if not asked:
+        if on_host(device) or info.count <= 1:
+            nproc, why = 1, "there is one device" if info.count else "it is not known how many devices there will be"
+        elif chosen is not None and not chosen.spec.multi_process:
+            nproc, why = 1, f"{chosen.name} runs in one process"
+        elif chosen is None and several is None:
+            nproc, why = 1, "no strategy for several processes is installed"
+        else:
+            nproc, why = info.count, f"there are {info.count} devices"
+        draft.choose("parallel.nproc_per_node", nproc, why)
+    nproc = draft.get("parallel", "nproc_per_node")
+    world = nproc * nnodes
+    if info.count and nproc > info.count and not on_host(device) and device is not None:
+        draft.problem(
+            DEVICE, f"{nproc} processes per machine need as many {device.name} devices; here are {info.count}",
+            fix=f"--nproc_per_node {info.count}",
+        )  # fmt: skip
+    if name == "auto":
+        chosen = several if world > 1 else next((e for e in specs if not e.spec.multi_process), several)
+        if chosen is None:
+            draft.problem(
+                COMPONENT, f"no strategy for {world} process(es) is installed", fix="pip install swift-llm-parallel-torch"
+            )
+        else:
+            draft.choose("parallel.name", chosen.name, f"the run has {world} process{'es' if world > 1 else ''}")
+    draft.take("parallel", chosen)
+    if chosen is None:
+        return
+    if world > 1 and not chosen.spec.multi_process and not _has_world_need(chosen):
+        draft.problem(COMPONENT, f"{chosen.name} runs in one process, not in {world}", fix="--parallel auto")
+    if world > 1 and chosen.spec.launcher:
+        draft.take("launcher", draft.find("launcher", chosen.spec.launcher))
+    if nnodes > 1 and not draft.get("parallel", "master_port"):
+        draft.choose("parallel.master_port", MASTER_PORT, "all machines must agree on one")
+
+
+def _has_world_need(entry: Entry) -> bool:
+    return any("parallel.world_size" in need.condition for need in entry.spec.needs)
+
+
+def _engine(draft: _Draft) -> None:
+    if not draft.has("engine"):
+        return
+    name = draft.get("engine", "name")
+    if name != "auto":
+        draft.take("engine", draft.find("engine", name))
+        return
+    engines = sorted(draft.registry.entries("engine"), key=lambda e: (e.spec.status != "stable", not e.spec.in_process, e.name))
+    if not engines:
+        draft.problem(COMPONENT, "no inference engine is installed", fix="pip install swift-llm-engine-transformers")
+    else:
+        draft.choose("engine.name", engines[0].name, "it is installed")
+        draft.take("engine", engines[0])
+
+
+def _training_values(
+    draft: _Draft, device: Entry | None, source: ModelSource | None, facts: ModelFacts, *, resuming: bool
+) -> None:
+    config, tuner = draft.config, draft.entries.get("tuner")
+    train = config["train"]
+    world = config["parallel"]["nproc_per_node"] * config["parallel"]["nnodes"]
+    if not train["gradient_accumulation_steps"]:
+        steps = max(1, math.ceil(ROWS_PER_STEP / (train["batch_size"] * world)))
+        rows = f"{train['batch_size']} x {world} x {steps}" if world > 1 else f"{train['batch_size']} x {steps}"
+        draft.choose(
+            "train.gradient_accumulation_steps", steps, f"{rows} makes {train['batch_size'] * world * steps} rows per step"
+        )
+    if train["learning_rate"] is None and tuner is not None:
+        draft.choose("train.learning_rate", tuner.spec.learning_rate, f"it is the default of {tuner.name}")
+    if train["gradient_checkpointing"] is None:
+        host = on_host(device)
+        why = "memory is rarely short on a CPU and time is" if host else "memory is what is short on accelerators"
+        draft.choose("train.gradient_checkpointing", not host, why)
+    context = (
+        facts.shapes.context_length if facts.shapes else source.entry.spec.context_length if source and source.entry else 0
+    )
+    if config["data"]["max_length"] is None and context >= 8:
+        draft.choose("data.max_length", context, "it is the model's context length")
+    elif context and (config["data"]["max_length"] or 0) > context:
+        draft.problem(
+            DATA, f"max_length {config['data']['max_length']} is above the model's context length {context}",
+            fix=f"--max_length {context}", level="unverified",
+        )  # fmt: skip
+    if draft.get("model", "dtype") == "auto":
+        if facts.config:  # else nothing is known, and the loader decides
+            _dtype(draft, device, facts)
+    elif device is not None and draft.get("model", "dtype") not in _dtypes(device):
+        draft.problem(
+            DEVICE, f"{device.name} does not train in {draft.get('model', 'dtype')}; it trains in {', '.join(_dtypes(device))}",
+            fix=f"--dtype {_dtypes(device)[0]}",
+        )  # fmt: skip
+    if not config["data"]["dataset"] and not resuming:
+        level = "impossible" if draft.here else "unverified"
+        message = "no training data was named" if draft.here else "no training data was named, so steps and time are unknown"
+        draft.problem(
+            DATA,
+            message,
+            fix="--dataset FILE (json, jsonl, csv, parquet, txt), a folder, or a name of `swift list datasets`",
+            level=level,
+        )
+
+
+def _dtypes(device: Entry | None) -> tuple[str, ...]:
+    return (
+        tuple(device.spec.facts.get("device.dtypes", ()))
+        if device is not None and device.spec.facts.get("device.dtypes")
+        else ("float32",)
+    )
+
+
+def _dtype(draft: _Draft, device: Entry | None, facts: ModelFacts) -> None:
+    """dtype of the weights: the checkpoint's where adapters are trained, float32 where the weights themselves are."""
+    stored, able = facts.dtype or "float32", _dtypes(device)
+    tuner = draft.entries.get("tuner")
+    adapters = tuner is not None and tuner.spec.artifact == "adapter"
+    if draft.get("model", "init") == "random":
+        draft.choose("model.dtype", "float32", "new weights are drawn and trained in it")
+        if stored in ("bfloat16", "float16"):
+            draft.facts["model.upcast_from"] = stored
+    elif stored == "float32" or not adapters:
+        why = "the checkpoint has it"
+        if stored != "float32":
+            why = f"small updates of whole weights round away in {stored}; they are saved in {stored} again"
+            if stored in ("bfloat16", "float16"):
+                draft.facts["model.upcast_from"] = stored
+        draft.choose("model.dtype", "float32", why)
+    elif stored in able and stored != "float16":
+        draft.choose("model.dtype", stored, "the checkpoint has it")
+    else:
+        other = "bfloat16" if "bfloat16" in able else "float32"
+        reason = "gradients underflow in float16" if stored == "float16" else f"{stored} is not trained in on this device"
+        draft.choose("model.dtype", other, f"{reason}; the checkpoint has {stored}")
+
+
+# ------------------------------------------------------------------------------------------------------------------- data
+
+
+def _data(draft: _Draft) -> list[tuple[tuple[Path, ...], int | None]] | None:
+    """Registered datasets, templates and hubs as components; the local files of the training data (None: some are not here)."""
+    if draft.has("template"):
+        name = draft.get("template", "name")
+        if name not in ("auto", "none") and any(name in (e.name, *e.aliases) for e in draft.registry.entries("template")):
+            draft.take("template", draft.find("template", name))
+    if not draft.has("data"):
+        return None
+    sources: list[tuple[tuple[Path, ...], int | None]] = []
+    number, complete = 0, True
+    for section_key in ("dataset", "val_dataset"):
+        for ref in draft.get("data", section_key):
+            name = _without_count(ref)
+            entry = _registered_dataset(draft, name)
+            if entry is not None:
+                draft.take(f"dataset.{number}", entry)
+                number += 1
+            if _on_hub(name, entry):
+                _data_hub(draft)
+                complete = False
+                continue
+            try:
+                # Kept behind a dotted path: pyarrow is not needed to plan without data.
+                found = load_object("swift.data.sources:resolve")(ref, registry=draft.registry)
+            except (DataError, PluginError) as error:
+                draft.problem(DATA, error)
+                continue
+            if section_key == "dataset":
+                if found.files:
+                    sources.append((tuple(found.files), found.take))
+                else:
+                    complete = False
+    return sources if complete else None
+
+
+def _without_count(ref: str) -> str:
+    name, hash_, count = ref.rpartition("#")
+    return name if hash_ and count.isdigit() and not Path(ref).exists() else ref
+
+
+def _registered_dataset(draft: _Draft, name: str) -> Entry | None:
+    if Path(name).expanduser().exists():
+        return None
+    try:
+        found: Entry = draft.registry.find("dataset", name)
+    except PluginError:
+        return None
+    return found
+
+
+def _on_hub(name: str, entry: Entry | None) -> bool:
+    if entry is not None:
+        return not entry.spec.files and not entry.spec.impl
+    path = Path(name).expanduser()
+    looks_local = name.startswith((".", "/", "~")) or path.suffix or any(c in name for c in "*?[")
+    return not path.exists() and ("::" in name or (name.count("/") == 1 and not looks_local and not path.parent.is_dir()))
+
+
+def _data_hub(draft: _Draft) -> None:
+    if "hub" in draft.entries:
+        return
+    hubs = sorted(draft.registry.entries("hub"), key=lambda e: (-e.spec.priority, e.name))
+    if hubs:
+        draft.take("hub", hubs[0])
+    else:
+        draft.problem(DATA, "a dataset is kept on a hub, and no hub is installed", fix="pip install swift-llm-hub-huggingface")
+
+
+# ------------------------------------------------------------------------------------------------------------------ facts
+
+
+def _collect_facts(
+    draft: _Draft, device: Entry | None, info: DeviceInfo, source: ModelSource | None, facts: ModelFacts
+) -> None:
+    """Facts of the configuration, of probes and of the model's files, over which needs and clashes are judged."""
+    config, known = draft.config, draft.facts
+    if device is not None and info.count:
+        known.update({"device.count": info.count, **({"device.memory": info.memory} if info.memory else {}), **info.facts})
+    if "parallel" in config:
+        known["parallel.world_size"] = config["parallel"]["nproc_per_node"] * config["parallel"]["nnodes"]
+    if "data" in config:
+        known["data.batching"] = config["data"]["batching"]
+    known["model.dtype"] = config["model"]["dtype"]
+    known["model.attention"] = config["model"]["attention"]
+    architectures = facts.config.get("architectures") or []
+    spec = source.entry.spec if source is not None and source.entry is not None else None
+    architecture = str(architectures[0]) if architectures else spec.architecture if spec else ""
+    if architecture:
+        known["model.architecture"] = architecture
+    if spec is not None:
+        known["model.modality"] = tuple(spec.modality)
+
+
+def _plugin_checks(plan: Plan, allowed: Iterable[str]) -> list[Problem]:
+    """What plugins that own a part of the plan have to say about it (`swift_plan_check`)."""
+    doors = {c.door: c for c in plan.components.values() if c.door}
+    problems = []
+    for door, component in doors.items():
+        try:
+            hook = getattr(load_object(door), "swift_plan_check", None)
+            sentences = list(hook(plan=plan)) if hook is not None and hasattr(hook, "swift_impl") else []
+        except Exception as error:  # a third party's code; its fault must not hide the rest of the plan
+            sentences = [f"the plan check of {component.dist} failed: {type(error).__name__}: {error}"]
+        level = "unverified" if CHECK in set(allowed) else "unsupported"
+        problems += [Problem(CHECK, level, str(sentence), (f"{component.kind}:{component.name}",)) for sentence in sentences]
+    return problems
+
+
+# --------------------------------------------------------------------------------------------------------------- estimate
+
+
+def setup_of(
+    config: Mapping[str, Mapping[str, Any]], components: Mapping[str, Component], entries: Mapping[str, Entry],
+    shapes: Shapes, *, host: bool, dtypes: tuple[str, ...], size: DataSize | None,
+) -> tuple[est.Setup, int]:  # fmt: skip
+    """(what the memory of a training run depends on, packs of an epoch or 0 where rows are not packed)."""
+    train = config["train"]
+    tuner, optimizer, parallel = (entries.get(slot) for slot in ("tuner", "optimizer", "parallel"))
+    dtype = config["model"]["dtype"] if config["model"]["dtype"] != "auto" else "float32"
+    mixed = train.get("mixed_precision", "auto")
+    compute = (
+        "bfloat16"
+        if mixed == "bfloat16" or (mixed == "auto" and dtype == "float32" and not host and "bfloat16" in dtypes)
+        else dtype
+    )
+    world = config["parallel"]["nproc_per_node"] * config["parallel"]["nnodes"]
+    max_length = config["data"]["max_length"] or shapes.context_length or HOST_PACK
+    longest = min(size.longest, max_length) if size is not None and size.rows else 0
+    row = config["data"]["packing_length"] or max(min(max_length, HOST_PACK if host else ACCELERATOR_PACK), longest)
+    batching, packs = config["data"]["batching"], 0
+    if size is not None and longest and batching in ("auto", "packed"):
+        packs = est.packs_of(
+            size.tokens, row,
+            per_step=train["batch_size"] * train["gradient_accumulation_steps"] * world, epochs=train["epochs"],
+            min_steps=MIN_PACKED_STEPS if batching == "auto" else 0,
+        )  # fmt: skip
+    if longest and not packs:
+        row = longest
+    quantizer = entries.get("quantizer")
+    adapters = tuner is not None and tuner.spec.artifact == "adapter"
+    settings = components["tuner"].settings if tuner is not None else {}
+    setup = est.Setup(
+        shapes=shapes,
+        dtype=dtype,
+        compute_dtype=compute,
+        adapters=adapters,
+        adapter=est.adapter_size(shapes, settings) if adapters else None,
+        trained=0 if adapters else est.trained_size(shapes, settings),
+        state_bytes_per_parameter=optimizer.spec.state_bytes_per_parameter if optimizer is not None else 8.0,
+        tokens=row * train["batch_size"],
+        span=longest or row,
+        gradient_checkpointing=bool(train["gradient_checkpointing"]),
+        quadratic_attention=config["model"]["attention"] == "eager",
+        logits_memory=int(config["objective"]["logits_memory"] * 2**20),
+        world_size=world,
+        shards=tuple(parallel.spec.shards) if parallel is not None else (),
+        quant_bits=min(quantizer.spec.bits) if quantizer is not None and quantizer.spec.bits else 0,
+        host=host,
+    )
+    return setup, packs
+
+
+def _estimate(
+    draft: _Draft, device: Entry | None, info: DeviceInfo, source: ModelSource | None, facts: ModelFacts,
+    data: list[tuple[tuple[Path, ...], int | None]] | None,
+) -> dict[str, Any]:  # fmt: skip
+    shapes, spec = facts.shapes, source.entry.spec if source and source.entry else None
+    if shapes is None:
+        known = spec.parameters if spec is not None else 0
+        return (
+            {"model": {"parameters": known, "counted_from": "the catalog", "dtype": draft.get("model", "dtype")}}
+            if known
+            else {}
+        )
+    weights = facts.weights
+    model: dict[str, Any] = {
+        "architecture": shapes.architecture or shapes.model_type,
+        "parameters": shapes.parameters,
+        "active_parameters": shapes.active_parameters,
+        "components": shapes.components,
+        "tied": shapes.tied,
+        "context_length": shapes.context_length,
+        "stored_dtype": facts.dtype,
+        "dtype": draft.get("model", "dtype"),
+        "counted_from": "safetensors headers" if weights and weights.parameters == shapes.parameters else "config.json",
+        "approximate": shapes.approximate,
+    }
+    if weights is not None and weights.parameters != shapes.parameters:
+        model["weight_files"] = {"parameters": weights.parameters, "bytes": weights.bytes, "dtype": weights.dtype}
+    if not draft.has("train"):
+        item = est.ITEMSIZE.get(draft.get("model", "dtype"), est.ITEMSIZE.get(facts.dtype, 2))
+        per_token = shapes.kv_bytes_per_token(item)
+        return {"model": model, "memory": {"per_rank": {"weights": shapes.parameters * item, "overhead": est.OVERHEAD},
+                                           "kv_cache_per_token": per_token, "budget": info.memory}}  # fmt: skip
+
+    tokenizer = source.folder / "tokenizer.json" if source is not None and source.folder else None
+    size = measure(data, tokenizer, draft.get("data", "max_length")) if data else None
+    host, able = on_host(device), _dtypes(device)
+    setup, packs = setup_of(draft.config, draft.components, draft.entries, shapes, host=host, dtypes=able, size=size)
+    memory = est.memory(setup)
+    model |= {
+        "trained_parameters": memory.trained_parameters,
+        "adapter_parameters": setup.adapter_parameters,
+        "adapter_assumed": setup.adapters and setup.adapter is None,
+    }
+    sharing = math.ceil(draft.get("parallel", "nproc_per_node") / info.count) if info.count else 1
+    budget = info.memory // sharing
+    default = TunerSection().name
+    small = [e.name for e in draft.registry.entries("tuner") if e.spec.trainable == "low-rank" and e.spec.status == "stable"]
+    lowrank = default if default in small else next(iter(small), "")
+    advice: list[est.Advice] = []
+    verdict = "unknown"
+    if budget:
+        verdict = "fits" if memory.total <= 0.9 * budget else "tight" if memory.total <= budget else "does not fit"
+        if memory.total > 0.9 * budget:
+            advice = est.advise(setup, budget=round(0.9 * budget), batch_size=draft.get("train", "batch_size"), dtypes=able,
+                                tuner_flag=f"--tuner {lowrank}" if lowrank else "")  # fmt: skip
+        if verdict == "does not fit":
+            _does_not_fit(draft, memory, budget, advice, certain=not shapes.approximate)
+    world = setup.world_size
+    return {
+        "model": model,
+        "memory": {
+            "per_rank": dict(memory.components),
+            "total": memory.total,
+            "counted": memory.counted,
+            "budget": budget,
+            "device_memory": info.memory,
+            "ranks_per_device": sharing,
+            "verdict": verdict,
+            "advice": [{"flag": a.flag, "why": a.why, "total": a.total} for a in advice],
+            "sharding": est.sharding_table(
+                replace(setup, shards=()), tuple(sorted({*SHARDING_RANKS, *((world,) if world > 1 else ())}))
+            ),
+            "tokens_per_micro_batch": setup.tokens,
+            "compute_dtype": setup.compute_dtype,
+            "kv_cache_per_token": shapes.kv_bytes_per_token(2 if setup.itemsize <= 2 else 4),
+        },
+        **_work(draft, setup, size, packs, info),
+    }
+
+
+def _work(draft: _Draft, setup: est.Setup, size: DataSize | None, packs: int, info: DeviceInfo) -> dict[str, Any]:
+    if size is None:
+        return {}
+    data: dict[str, Any] = {
+        "rows": size.rows, "tokens": size.tokens, "longest": size.longest, "sampled": size.sampled, "exact_rows": size.exact,
+        "counted_by": size.counted_by, "unknown": list(size.unknown),
+    }  # fmt: skip
+    if not size.rows:
+        return {"data": data}
+    train, section = draft.config["train"], draft.config["data"]
+    share = 0.0 if section["val_dataset"] else section["val_split"]
+    tflops = info.facts.get("device.tflops")
+    per_device = draft.get("parallel", "nproc_per_node")
+    work = est.work(
+        setup, units=max(round((packs or size.rows) * (1 - share)), 1),
+        tokens_per_epoch=max(round(size.tokens * (1 - share)), 1),
+        per_step=train["batch_size"] * train["gradient_accumulation_steps"] * setup.world_size, epochs=train["epochs"],
+        max_steps=train["max_steps"], devices=min(per_device, info.count or per_device) * draft.get("parallel", "nnodes"),
+        tflops=float(tflops) if tflops else None,
+    )  # fmt: skip
+    time = {"steps": work.steps, "tokens": work.tokens, "flops": work.flops, "seconds": work.seconds, "tflops": tflops or 0.0}
+    return {"data": data, "time": time}
+
+
+def _does_not_fit(draft: _Draft, memory: est.MemoryEstimate, budget: int, advice: list[est.Advice], *, certain: bool) -> None:
+    gib = 2**30
+    fix = " ".join(a.flag for a in advice)
+    if not advice or advice[-1].total > budget:
+        fix = (
+            f"{fix} is not enough; a" if fix else "a"
+        ) + " smaller model, or more memory: sharding over devices (fsdp2, ZeRO) is not built yet"
+    there = f"per process, and there are {budget / gib:.1f} GiB"
+    if memory.counted > budget and certain:
+        alone = f"weights, gradients and optimizer state alone take {memory.counted / gib:.1f} GiB"
+        draft.problem(MEMORY, f"{alone} {there}", fix=fix, level="unsupported")
+    else:
+        draft.problem(MEMORY, f"the run needs about {memory.total / gib:.1f} GiB {there}", fix=fix, level="unverified")
+
+
+# ------------------------------------------------------------------------------------------------------------------ plain
+
+
+def _plain(sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sections as plain data, secrets left out."""
+    plain = {}
+    for name, section in sections.items():
+        values = section.model_dump(mode="json")
+        plain[name] = {k: None if isinstance(getattr(section, k), SecretStr) else v for k, v in values.items()}
+    return plain
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else tuple(map(str, value))
+
+
+def _json(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, (tuple, set, frozenset)) else v for k, v in sorted(facts.items())}
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("swift-llm-core")
+    except importlib.metadata.PackageNotFoundError:
+        return ""

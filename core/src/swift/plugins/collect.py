@@ -1,0 +1,317 @@
+"""Rebuilds the index: imports every descriptor, calls its hooks, and keeps what is legal.
+
+Each plugin, and each hook of it, is on its own: whatever one does, the others are found. pluggy's own entry-point loader
+raises out of the first fault without a name, so it is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fnmatch
+import importlib
+import importlib.machinery
+import inspect
+import io
+import json
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from types import FunctionType, ModuleType
+from typing import Any
+
+from swift.api.specs import KINDS, ModelSpec, Spec, plural
+from swift.api.version import API_VERSION, API_VERSION_TEXT
+from swift.plugins import conditions, index, markers
+from swift.plugins.info import PluginInfo
+from swift.plugins.preferences import Preferences
+from swift.plugins.scan import Candidate, normalize, scan
+
+HOOKS = {f"swift_{plural(kind)}": kind for kind in KINDS}
+"""Collection hook -> kind of the specs it returns."""
+HEAVY = ("torch", "transformers", "datasets", "peft", "trl", "numpy", "pyarrow", "pydantic", "pluggy")
+NEEDS_IMPL = frozenset(KINDS) - {"model", "dataset", "template", "rule"}
+_PLUGIN_ID = re.compile(r"[a-z0-9][a-z0-9-]*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+class Collected:
+    """What one descriptor gave: specs, and everything that is wrong with it."""
+
+    def __init__(self) -> None:
+        self.specs: list[tuple[str, dict[str, Any]]] = []
+        self.names: set[tuple[str, str]] = set()
+        self.faults: list[str] = []
+        self.remarks: list[str] = []
+        self.api = API_VERSION_TEXT
+        self.incompatible = ""
+
+
+Found = list[tuple[str, dict[str, Any]]]
+"""Specs as (kind, fields that differ from their defaults)."""
+Placed = tuple[int, str, dict[str, Any]]
+"""The same, with the position of the plugin."""
+
+
+def collect(
+    paths: list[str], preferences: Preferences
+) -> tuple[list[PluginInfo], list[tuple[int, str, dict[str, Any]]], list[str]]:
+    """All plugins, their specs, and the files that the answer depends on."""
+    infos: list[PluginInfo] = []
+    specs: list[Placed] = []
+    files: list[str] = []
+    crashed = list(markers.left_behind())
+    modules: dict[str, str] = {}
+    for candidate in scan(paths):
+        info, found = _one(candidate, paths, preferences, crashed, modules)
+        files += [f for f in (info.file, candidate.entry_points_file) if f]
+        specs += [(len(infos), kind, data) for kind, data in found]
+        infos.append(info)
+    return infos, specs, list(dict.fromkeys(files))
+
+
+def _one(
+    candidate: Candidate,
+    paths: list[str],
+    preferences: Preferences,
+    crashed: list[tuple[str, dict[str, Any]]],
+    modules: dict[str, str],
+) -> tuple[PluginInfo, Found]:
+    base = PluginInfo(candidate.id, candidate.dist, candidate.version, candidate.module, candidate.source)
+    if not _PLUGIN_ID.fullmatch(candidate.id):
+        return base._replace(
+            status="broken",
+            reason=f"its entry point is named {candidate.id!r}; allowed are lower-case letters, digits and '-'",
+            fix=_report(base),
+        ), []
+    if candidate.module in modules:
+        same = f"the same descriptor is already registered by {modules[candidate.module]}"
+        return base._replace(status="disabled", reason=same), []
+    modules[candidate.module] = base.origin
+    base = base._replace(file=_file_of(candidate.module, paths))
+    refused = _admitted(base, preferences)
+    if refused is not None:
+        return refused, []
+    for marker, left in crashed:
+        if left.get("module") == candidate.module and left.get("dist") == candidate.dist:
+            if left.get("stamp") == index.stamp(base.file) and left.get("version") == candidate.version:
+                return base._replace(
+                    status="crashed",
+                    reason=f"the process ended while importing {candidate.module} (note: {marker})",
+                    fix=f"swift plugin disable {base.id}   or, to try again: swift plugin retry {base.id}",
+                ), []
+            markers.clear(marker)
+    started = time.process_time()
+    note = markers.note(
+        {"id": base.id, "dist": base.dist, "version": base.version, "module": base.module, "stamp": index.stamp(base.file)}
+    )
+    try:
+        found = _read_descriptor(base)
+    finally:
+        markers.clear(note)
+    ms = round((time.process_time() - started) * 1000, 2)
+    base = base._replace(load_ms=ms, api=found.api, components=tuple(f"{kind}:{data['name']}" for kind, data in found.specs))
+    if found.incompatible:
+        return base._replace(status="incompatible", reason=found.incompatible, fix=_upgrade(base, found.api), components=()), []
+    if found.faults:
+        fix = _upgrade(base, found.api) if _version(found.api) > API_VERSION else _report(base)
+        return base._replace(status="broken", reason="; ".join(found.faults), fix=fix), found.specs
+    return base._replace(reason="; ".join(found.remarks)), found.specs
+
+
+def _admitted(info: PluginInfo, preferences: Preferences) -> PluginInfo | None:
+    """None: import it. Else why not."""
+    names = {info.id, info.dist, normalize(info.dist)}
+    if names & set(preferences.disabled):
+        reason = "disabled in the user's plugins file"
+        return info._replace(status="disabled", reason=reason, fix=f"swift plugin enable {info.id}")
+    if (preferences.only is not None and not names & set(preferences.only)) or names & set(preferences.without):
+        reason = f"SWIFT_PLUGINS={os.environ.get('SWIFT_PLUGINS', '')}"
+        return info._replace(status="disabled", reason=reason, fix="unset SWIFT_PLUGINS, or name it there")
+    if preferences.allow is not None:
+        for rule in preferences.allow:
+            pattern, _, version = rule.partition("==")
+            if fnmatch.fnmatch(normalize(info.dist), pattern.lower()) and fnmatch.fnmatch(info.version, version or "*"):
+                return None
+        return info._replace(
+            status="untrusted",
+            reason=f"{info.origin} is not on the allow-list ({', '.join(preferences.allow) or 'empty'})",
+            fix=f'add {normalize(info.dist)!r} to "allow" in the plugins file (swift doctor shows where)',
+        )
+    return None
+
+
+def _file_of(module: str, paths: list[str]) -> str:
+    """The file behind a dotted module name, found without importing anything; "" where there is none."""
+    locations: list[str] | None = paths
+    spec = None
+    for end in [i for i, c in enumerate(module) if c == "."] + [len(module)]:
+        try:
+            spec = importlib.machinery.PathFinder.find_spec(module[:end], locations)
+        except (ImportError, ValueError, KeyError):
+            return ""
+        if spec is None:
+            return ""
+        locations = list(spec.submodule_search_locations or ())
+    return spec.origin or "" if spec else ""
+
+
+def _read_descriptor(info: PluginInfo) -> Collected:
+    found = Collected()
+    heavy = {name for name in HEAVY if name in sys.modules}
+    noise = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(noise), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            module = importlib.import_module(info.module)
+            _call_hooks(module, found)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may even call sys.exit()
+        found.faults.append(f"importing {info.module} fails: {_error(error)}")
+        return found
+    imported = [name for name in HEAVY if name in sys.modules and name not in heavy]
+    if imported:
+        found.remarks.append(f"importing it brings in {', '.join(imported)}: move that import into the implementation module")
+    found.remarks += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    return found
+
+
+def _call_hooks(module: ModuleType, found: Collected) -> None:
+    found.api = str(getattr(module, "SWIFT_API", API_VERSION_TEXT))
+    found.incompatible = _major_mismatch(found.api)
+    if found.incompatible:
+        return
+    marked = {n: f for n, f in vars(module).items() if isinstance(getattr(f, "swift_impl", None), dict)}
+    unmarked = [n for n, f in vars(module).items() if n in HOOKS and isinstance(f, FunctionType) and n not in marked]
+    found.faults += [f"{name} is not marked with @hookimpl" for name in unmarked]
+    if not marked and not unmarked:
+        found.faults.append(f"{module.__name__} has no function marked with @hookimpl")
+    run_time = {name: function for name, function in marked.items() if name not in HOOKS}
+    if run_time:
+        check = importlib.import_module("swift.plugins.hooks").signature_faults  # imports pluggy: few plugins need it
+        newer = _version(found.api) > API_VERSION
+        (found.remarks if newer else found.faults).extend(check(run_time, list(HOOKS)))
+    for name, function in marked.items():
+        if name in HOOKS:
+            _call_hook(name, function, found)
+
+
+def _call_hook(name: str, function: Any, found: Collected) -> None:
+    required = [
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if required:
+        found.faults.append(f"{name} takes no arguments; this one asks for {', '.join(required)}")
+        return
+    kind = HOOKS[name]
+    try:
+        result = function()
+        if not isinstance(result, Iterable) or isinstance(result, (str, bytes, Mapping)):
+            found.faults.append(f"{name} returned {_short(result)}; it must return a list of {KINDS[kind].__name__}")
+            return
+        items = list(result)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        found.faults.append(f"{name} raised {_error(error)}")
+        return
+    for item in items:
+        if not isinstance(item, KINDS[kind]):
+            found.faults.append(f"{name} returned {_short(item)}; it must return a list of {KINDS[kind].__name__}")
+            continue
+        if not found.incompatible and (_version(item.api) > _version(found.api) or _major_mismatch(item.api)):
+            found.api = item.api
+            found.incompatible = _major_mismatch(item.api)
+        fault = spec_fault(item)
+        if not fault and (kind, item.name) in found.names:
+            fault = f"{kind}:{item.name} is offered twice by the same plugin"
+        if fault:
+            found.faults.append(fault)
+        else:
+            found.names.add((kind, item.name))
+            found.specs.append((kind, spec_data(item)))
+    if _version(found.api) > API_VERSION and not found.incompatible:
+        remark = f"built for plugin API {found.api}, this core has {API_VERSION_TEXT}; newer features of it are not used"
+        if remark not in found.remarks:
+            found.remarks.append(remark)
+
+
+def spec_fault(spec: Spec) -> str:
+    """What is illegal about a spec; "" where it is fine."""
+    where = f"{spec.kind}:{spec.name}"
+    if not isinstance(spec.name, str) or not _NAME.fullmatch(spec.name):
+        allowed = "allowed are lower-case letters, digits and . _ -, the first a letter or digit"
+        return f"{spec.kind} has the name {spec.name!r}; {allowed}"
+    for field in ("aliases", "requires", "needs", "clashes"):
+        if not isinstance(getattr(spec, field), (tuple, list)):
+            return f"{where}: {field} must be a tuple, not {_short(getattr(spec, field))}"
+    if not all(isinstance(alias, str) and alias.strip() == alias != "" for alias in spec.aliases):
+        return f"{where}: aliases must be non-empty strings, not {spec.aliases!r}"
+    for field in ("impl", "settings", "probe"):
+        value = getattr(spec, field, "")
+        if not isinstance(value, str) or (value and not _DOTTED.fullmatch(value)):
+            return f"{where}: {field}={value!r} is not a dotted path like 'package.module:Name'"
+    if not spec.impl and spec.kind in NEEDS_IMPL:
+        return f"{where}: impl is missing; name the implementation as 'package.module:Class'"
+    if isinstance(spec, ModelSpec) and not spec.impl and not spec.loader:
+        return f"{where}: neither impl (a loader) nor loader (the name of one) is given"
+    try:
+        for need in spec.needs:
+            conditions.parse(need.condition)
+        for clash in spec.clashes:
+            for selector in clash.when:
+                parsed = conditions.parse_selector(selector)
+                if isinstance(parsed, conditions.Selector) and parsed.kind not in KINDS:
+                    return f"{where}: {selector!r} names no kind; kinds are {', '.join(KINDS)}"
+        json.dumps([*dict(spec.facts).items(), getattr(spec, "hub_ids", {}), getattr(spec, "columns", {})])
+    except (ValueError, AttributeError, TypeError) as error:
+        return f"{where}: {error}"
+    return ""
+
+
+def spec_data(spec: Spec) -> dict[str, Any]:
+    """The fields of a spec that differ from their defaults, as plain data for the index."""
+    data = {}
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
+        if value != field.default and value != {}:  # mappings have a factory, which makes {}
+            if field.name in ("needs", "clashes"):
+                value = [dataclasses.asdict(v) for v in value]
+            data[field.name] = dict(value) if isinstance(value, Mapping) else value
+    return data
+
+
+def _version(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _major_mismatch(api: str) -> str:
+    if _version(api)[0] == API_VERSION[0]:
+        return ""
+    return f"built for plugin API {api}, this core has {API_VERSION_TEXT}"
+
+
+def _upgrade(info: PluginInfo, api: str) -> str:
+    return "pip install -U swift-llm-core" if _version(api) > API_VERSION else f"pip install -U {info.dist}"
+
+
+def _report(info: PluginInfo) -> str:
+    return f"pip install -U {info.dist}   or: swift plugin disable {info.id}   details: swift doctor"
+
+
+def _error(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text[:60]}" if value is not None else "None"

@@ -1,0 +1,234 @@
+"""The training loop. It knows no tuner, objective, strategy or device by name.
+
+One optimizer step: take the step's micro-batches; count their labels over all ranks; for each, backward the loss *sum*
+divided by that global count; clip; step. So batch 8, batch 1 x 8 accumulations, packed rows and 2 ranks are the same step.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from swift.api import Batch, Device, Objective, Strategy
+from swift.errors import SwiftError
+from swift.training.checkpoint import TrainState
+from swift.training.schedule import factor
+
+
+class LossModule(nn.Module):
+    """The loss as a module, so that whatever a strategy hooks on `forward` sees the whole computation."""
+
+    def __init__(self, model: nn.Module, objective: Objective, *, memory_budget: int, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.memory_budget = memory_budget
+        self.autocast = autocast
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """(sum of the loss over the labels, further sums)."""
+        device_type = batch.labels.device.type
+        with torch.autocast(device_type, self.autocast) if self.autocast else nullcontext():
+            out = self.objective.loss(self.model, batch, memory_budget=self.memory_budget)
+        return out.total, out.metrics
+
+
+class StepSource(Protocol):
+    """What the loop asks of the data: `swift.data.batches.StepLoader`."""
+
+    steps_per_epoch: int
+
+    def step(self, step: int) -> list[Batch]: ...
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    total_steps: int
+    warmup_steps: int
+    lr_scheduler: str
+    min_lr_ratio: float
+    max_grad_norm: float
+    log_steps: int
+    save_steps: int
+    eval_steps: int
+
+
+@dataclass
+class StopRequest:
+    """Set by SIGINT or SIGTERM; read between steps, where everything is consistent."""
+
+    signal_name: str = ""
+    _old: dict[int, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        def note(number: int, _frame: FrameType | None) -> None:
+            if self.signal_name:  # a second one means now
+                raise KeyboardInterrupt
+            self.signal_name = signal.Signals(number).name
+
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, note)
+        except ValueError:  # not the main thread: whoever called from there handles signals
+            self._old.clear()
+        try:
+            yield self
+        finally:
+            for number, handler in self._old.items():
+                signal.signal(number, handler)
+
+
+@dataclass
+class Loop:
+    """Runs steps until done or asked to stop.
+
+    Args:
+        on_log: Called on rank 0 with the metrics of a step that is logged.
+        on_save: Called on every rank where a checkpoint is due.
+        on_eval: Called on every rank where an evaluation is due.
+    """
+
+    config: LoopConfig
+    state: TrainState
+    strategy: Strategy
+    device: Device
+    torch_device: torch.device
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    loader: StepSource
+    stop: StopRequest
+    on_log: Callable[[Mapping[str, float]], None]
+    on_save: Callable[[TrainState], None]
+    on_eval: Callable[[TrainState], None]
+
+    def run(self) -> bool:
+        """True when all steps are done, False when stopped from outside (nothing is lost: the caller saves)."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.module.train()
+        window = Window()
+        while self.state.step < self.config.total_steps:
+            started = time.perf_counter()
+            batches = self.loader.step(self.state.step)
+            counts = [sum(b.num_labels for b in batches), sum(b.num_tokens for b in batches), bool(self.stop.signal_name)]
+            num_labels, num_tokens, stopped = self.strategy.all_reduce([float(c) for c in counts])
+            if stopped:
+                return False
+            scale = factor(
+                self.state.step, total_steps=self.config.total_steps, warmup_steps=self.config.warmup_steps,
+                shape=self.config.lr_scheduler, min_ratio=self.config.min_lr_ratio,
+            )  # fmt: skip
+            for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * scale
+            sums = self.backward(batches, num_labels)
+            grad_norm = self.strategy.clip_gradients(parameters, self.config.max_grad_norm)
+            # One wait for the device per step, shared by the finite check and the log.
+            norm = float(grad_norm)
+            if not math.isfinite(norm):
+                raise SwiftError(
+                    f"step {self.state.step + 1}: the gradient is {norm}; nothing was changed by this step",
+                    fix="lower --learning_rate, keep --max_grad_norm above 0, use --dtype bfloat16 rather than float16, "
+                    "and look at the rows of this step with `--train.batch_size 1`",
+                )
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            seconds = time.perf_counter() - started
+            self.state.step += 1
+            self.state.tokens += int(num_tokens)
+            self.state.labels += int(num_labels)
+            self.state.seconds += seconds
+            window.add(sums, num_labels, num_tokens, seconds)
+            done = self.state.step == self.config.total_steps
+            if self.state.step % self.config.log_steps == 0 or done or self.state.step == 1:
+                self.log(window, norm, self.optimizer.param_groups[0]["lr"])
+                window = Window()
+            if self.config.eval_steps and self.state.step % self.config.eval_steps == 0 and not done:
+                self.on_eval(self.state)
+                self.module.train()
+            if self.config.save_steps and self.state.step % self.config.save_steps == 0 and not done:
+                self.on_save(self.state)
+        return True
+
+    def backward(self, batches: Sequence[Batch], num_labels: float) -> dict[str, float]:
+        """Gradients of the whole step; returns this rank's sums."""
+        sums: dict[str, torch.Tensor] = {}
+        for number, batch in enumerate(batches):
+            last = number == len(batches) - 1
+            with nullcontext() if last else self.strategy.accumulating(self.module):
+                total, metrics = self.module(to_device(batch, self.torch_device))
+                self.strategy.backward(total / max(num_labels, 1.0))
+            for name, value in {"loss": total, **metrics}.items():
+                sums[name] = sums.get(name, 0) + value.detach().double()
+        return {name: float(value) for name, value in sums.items()}
+
+    def log(self, window: Window, grad_norm: float, learning_rate: float) -> None:
+        names = sorted(window.sums)
+        totals = dict(zip(names, self.strategy.all_reduce([window.sums[n] for n in names]), strict=True))
+        memory = self.device.memory()
+        metrics = {
+            "step": self.state.step,
+            "epoch": self.state.step / self.loader.steps_per_epoch,
+            **{name: total / max(window.labels, 1.0) for name, total in totals.items()},
+            "grad_norm": grad_norm,
+            "learning_rate": learning_rate,
+            "tokens_per_second": window.tokens / window.seconds,
+            "tokens": self.state.tokens,
+            "memory": memory.used,
+            "memory_peak": memory.peak,
+            "seconds": self.state.seconds,
+        }
+        if self.strategy.is_main:
+            self.on_log(metrics)
+
+
+@dataclass
+class Window:
+    """Sums between two log lines."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    labels: float = 0.0
+    tokens: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, sums: Mapping[str, float], labels: float, tokens: float, seconds: float) -> None:
+        for name, value in sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.labels += labels
+        self.tokens += tokens
+        self.seconds += seconds
+
+
+@torch.no_grad()
+def evaluate(module: nn.Module, batches: Iterator[Batch], *, strategy: Strategy, torch_device: torch.device) -> dict[str, float]:
+    """Mean loss over the labels of all ranks, and its exponential."""
+    module.eval()
+    total = labels = 0.0
+    for batch in batches:
+        loss, _ = module(to_device(batch, torch_device))
+        total += float(loss)
+        labels += batch.num_labels
+    total, labels = strategy.all_reduce([total, labels])
+    loss = total / max(labels, 1.0)
+    return {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 700.0)), "eval_labels": labels}
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    if batch.labels.device == device:
+        return batch
+    return Batch(
+        inputs={name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()},
+        labels=batch.labels.to(device, non_blocking=True),
+        loss_weight=None if batch.loss_weight is None else batch.loss_weight.to(device, non_blocking=True),
+        num_labels=batch.num_labels,
+        num_tokens=batch.num_tokens,
+    )

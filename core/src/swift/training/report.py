@@ -1,0 +1,116 @@
+"""Plots and the self-contained report.html of a run, from its log, plan and rejects alone."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from swift.run_dir import RunDir, write_text
+from swift.training.progress import human_bytes
+
+PLOTS = {
+    "loss.png": (("loss", "eval_loss"), "loss per trained token (nats)"),
+    "learning_rate.png": (("learning_rate",), "learning rate"),
+    "throughput.png": (("tokens_per_second",), "real tokens per second"),
+    "grad_norm.png": (("grad_norm",), "gradient norm before clipping"),
+}
+
+
+def smooth(values: list[float], weight: float = 0.9) -> list[float]:
+    """Exponential moving average with bias correction, as in TensorBoard."""
+    average, out = 0.0, []
+    for count, value in enumerate(values, start=1):
+        average = weight * average + (1 - weight) * value
+        out.append(average / (1 - weight**count))
+    return out
+
+
+def write_plots(run: RunDir) -> list[Path]:
+    """One PNG per curve; returns those written."""
+    log = run.log()
+    written = []
+    for name, (metrics, label) in PLOTS.items():
+        curves = {m: [(row["step"], row[m]) for row in log if m in row] for m in metrics}
+        curves = {m: points for m, points in curves.items() if points}
+        if not curves:
+            continue
+        figure, axes = plt.subplots(figsize=(7, 3.6), dpi=110)
+        for metric, points in curves.items():
+            steps, values = zip(*points, strict=True)
+            many = metric == "loss" and len(points) > 20
+            axes.plot(steps, values, label=metric, alpha=0.35 if many else 1.0, marker="o" if len(points) < 3 else None)
+            if many:
+                axes.plot(steps, smooth(list(values)), label="loss, smoothed", color="C0")
+        axes.set(xlabel="step", ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.tight_layout()
+        temporary = run.path / f".{name}.tmp"
+        figure.savefig(temporary, format="png")
+        plt.close(figure)
+        temporary.replace(run.path / name)
+        written.append(run.path / name)
+    return written
+
+
+def write_report(run: RunDir, summary: Mapping[str, Any], notes: list[str]) -> Path:
+    """report.html: curves, summary, config with provenance, data, rejected rows. Needs no other file and no network."""
+    plots = write_plots(run)
+    plan = run.plan
+    images = "\n".join(
+        f'<img alt="{p.stem}" src="data:image/png;base64,{base64.b64encode(p.read_bytes()).decode()}">' for p in plots
+    )
+    config = [
+        (path, json.dumps(value, ensure_ascii=False), plan.provenance.get(path, "default")) for path, value in _flat(plan.config)
+    ]
+    parts = [(slot, c.name, f"{c.dist} {c.version}") for slot, c in sorted(plan.components.items())]
+    rejects = run.rejects_file.read_text(encoding="utf-8").splitlines() if run.rejects_file.is_file() else []
+    reject_rows = [
+        (f"{r.get('file', '')}:{r.get('line', '')}", r.get("reason", ""), r.get("suggestion", ""))
+        for r in map(json.loads, rejects[:200])
+    ]
+    body = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(run.path.name)}</title>
+<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}}
+table{{border-collapse:collapse;margin:.5rem 0 1.5rem}}td,th{{border-bottom:1px solid #ddd;padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}}
+img{{max-width:100%;margin:.5rem 0}}code{{background:#f3f3f3;padding:0 .2rem}}</style>
+<h1>{html.escape(plan.verb)}: {html.escape(run.path.name)}</h1>
+{_table(("", ""), [(k, _show(k, v)) for k, v in summary.items()])}
+{images}
+<h2>What was chosen and why</h2>
+<ul>{"".join(f"<li>{html.escape(n)}</li>" for n in notes)}</ul>
+{_table(("part", "name", "from"), parts)}
+<h2>Config</h2>{_table(("key", "value", "from"), config)}
+<h2>Rows left out: {len(rejects)}</h2>
+{_table(("where", "why", "suggestion"), reject_rows) if reject_rows else "<p>None.</p>"}
+</html>"""
+    write_text(run.report_file, body)
+    return run.report_file
+
+
+def _show(name: str, value: Any) -> str:
+    if "memory" in name and isinstance(value, (int, float)):
+        return human_bytes(value)
+    return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        rows += _flat(value, path + ".") if isinstance(value, Mapping) and value else [(path, value)]
+    return rows
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    top = "".join(f"<th>{html.escape(h)}</th>" for h in head)
+    lines = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{top}</tr>{lines}</table>"

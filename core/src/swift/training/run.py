@@ -1,0 +1,367 @@
+"""One run, from plan to result, in the order of execution. Every process of a run executes this file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from swift.api import Device, LoadRequest, ModelLoader, Objective, OptimizerFactory, Strategy, Tracker, Tuner
+from swift.data.batches import StepLoader, Units, choose_units, evaluation_batches
+from swift.data.encode import ChatEncoder
+from swift.data.records import RecordSet, load_records, write_rejects
+from swift.data.tokens import TokenDataset, tokenize
+from swift.errors import CheckpointError, DataError, Interrupted
+from swift.plan.plan import Plan
+from swift.plugins.loading import instantiate, verify
+from swift.plugins.planned import PlannedRegistry
+from swift.run_dir import RunDir
+from swift.training.checkpoint import TrainState, load_checkpoint, save_checkpoint, save_final
+from swift.training.hooks import hooks_of
+from swift.training.loop import Loop, LoopConfig, LossModule, StopRequest, evaluate
+from swift.training.progress import Display
+from swift.training.report import write_report
+from swift.training.schedule import warmup
+
+CPU_PACK = 1024
+ACCELERATOR_PACK = 4096
+
+
+@dataclass
+class RunSummary:
+    """What a run came to."""
+
+    metrics: dict[str, float]
+    notes: list[str]
+    report: Path | None = None
+
+
+@dataclass
+class Notes:
+    """Lines for the user; said once, on rank 0, and kept for the report."""
+
+    display: Display | None = None
+    lines: list[str] = field(default_factory=list)
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+        if self.display:
+            self.display.say(line)
+
+
+def run(plan: Plan, run_dir: RunDir) -> RunSummary:
+    """Train as planned; goes on from the newest whole checkpoint where there is one.
+
+    Raises:
+        SwiftError: Each fault with its remedy; what was saved stays.
+        Interrupted: Stopped by a signal, after saving.
+    """
+    config = plan.config
+    for component in plan.components.values():
+        verify(component)
+    device: Device = instantiate(plan.components["device"])
+    strategy: Strategy = instantiate(plan.components["parallel"], device)
+    torch_device = strategy.start(timeout_s=config["parallel"]["timeout"])
+    stop = StopRequest()
+    try:
+        with stop.listening():
+            return _run(plan, run_dir, device, strategy, torch_device, stop)
+    finally:
+        strategy.stop()
+
+
+def _run(
+    plan: Plan, run_dir: RunDir, device: Device, strategy: Strategy, torch_device: torch.device, stop: StopRequest
+) -> RunSummary:
+    config, main = plan.config, strategy.is_main
+    train, logging = config["train"], config["logging"]
+    started = time.perf_counter()
+    seed_everything(train["seed"], deterministic=train["full_determinism"])
+    notes = Notes(Display(0, progress=logging["progress"], watch=False) if main else None)
+
+    # Data first: its faults are found before gigabytes are loaded.
+    folder = Path(plan.model_folder)
+    models: ModelLoader = instantiate(plan.components["model"])
+    tokenizer = models.load_tokenizer(folder, trust_remote_code=config["model"]["trust_remote_code"])
+    objective: Objective = instantiate(plan.components["objective"])
+    with strategy.main_first():  # rank 0 fills the token cache, the others map it
+        data, held_out = load_data(plan, run_dir, tokenizer, objective, notes, write=main)
+
+    loaded = models.load(
+        LoadRequest(
+            folder=folder, device=device, dtype=config["model"]["dtype"], attention=config["model"]["attention"],
+            init=config["model"]["init"], trust_remote_code=config["model"]["trust_remote_code"], training=True,
+            seed=train["seed"], local_rank=strategy.local_rank,
+        )
+    )  # fmt: skip
+    for line in loaded.notes:
+        notes(line)
+    tuner: Tuner = instantiate(plan.components["tuner"])
+    model = tuner.apply(loaded.model, seed=train["seed"]).to(torch_device)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    notes(f"training {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %) with {tuner.name}")
+    if train["gradient_checkpointing"]:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    hooks = hooks_of(plan)
+    hooks.swift_build_model(plan=plan, model=model)
+
+    units, accumulation = plan_batches(plan, data, loaded.keeps_documents_apart, strategy.world_size, torch_device, notes)
+    loader = StepLoader(
+        data, units, micro_batch=train["batch_size"], accumulation=accumulation, world_size=strategy.world_size,
+        rank=strategy.rank, seed=config["data"]["data_seed"], shuffle=config["data"]["shuffle"],
+        pad_token_id=pad_token_id(tokenizer),
+    )  # fmt: skip
+    total_steps = train["max_steps"] or max(1, -int(-train["epochs"] * loader.steps_per_epoch // 1))
+
+    module = strategy.wrap(
+        LossModule(
+            model, objective, memory_budget=int(config["objective"]["logits_memory"] * 2**20),
+            autocast=autocast_dtype(train["mixed_precision"], model, device, torch_device),
+        )
+    )  # fmt: skip
+    factory: OptimizerFactory = instantiate(plan.components["optimizer"])
+    optimizer = factory.build(
+        tuner.parameter_groups(model, learning_rate=train["learning_rate"], weight_decay=train["weight_decay"])
+    )
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    state = TrainState(
+        rows_per_step=train["batch_size"] * accumulation * strategy.world_size, data_key=data_key(data, units, config["data"])
+    )
+    checkpoint = strategy.broadcast(run_dir.resume_point() if main else None)
+    if checkpoint is not None:
+        state = resume(checkpoint, state, strategy=strategy, device=device, tuner=tuner, model=model, optimizer=optimizer)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak  # the optimizer's state carries the scheduled one
+        notes(f"resumed from {checkpoint.name}, step {state.step} of {total_steps}")
+    if main:
+        keep_log_until(run_dir, state.step)
+
+    trackers: list[Tracker] = [
+        instantiate(c, run_dir.path) for slot, c in plan.components.items() if main and slot.startswith("tracker")
+    ]
+    for tracker in trackers:
+        tracker.start(config)
+    display = Display(total_steps, progress=logging["progress"] and main, watch=logging["watch"] and main)
+    notes.display = display if main else None
+    metrics: dict[str, float] = {}
+
+    def on_log(values: Mapping[str, float]) -> None:
+        metrics.update(values)
+        append_line(run_dir.log_file, dict(values))
+        display.update(values)
+        for tracker in trackers:
+            tracker.log(int(values["step"]), values)
+        hooks.swift_train_step_end(step=int(values["step"]), metrics=dict(values))
+
+    def on_eval(at: TrainState) -> None:
+        if held_out is None:
+            return
+        batches = evaluation_batches(
+            held_out, "padding_free" if loaded.keeps_documents_apart else "padded", rank=strategy.rank,
+            batch_size=train["eval_batch_size"] or train["batch_size"], world_size=strategy.world_size,
+            pad_token_id=pad_token_id(tokenizer), limit=config["evaluation"]["eval_max_batches"],
+        )  # fmt: skip
+        values = evaluate(module, batches, strategy=strategy, torch_device=torch_device)
+        if main:
+            metrics.update(values)
+            append_line(run_dir.log_file, {"step": at.step, **values})
+            display.update(values)
+            for tracker in trackers:
+                tracker.log(at.step, values)
+
+    def on_save(at: TrainState) -> None:
+        path = save_checkpoint(
+            run_dir, at, plan=plan, strategy=strategy, device=device, tuner=tuner, module=module,
+            optimizer=None if config["checkpoint"]["save_only_model"] else optimizer, tokenizer=tokenizer,
+            keep=config["checkpoint"]["save_total_limit"],
+        )  # fmt: skip
+        if main:
+            hooks.swift_checkpoint(step=at.step, folder=path)
+
+    loop = Loop(
+        LoopConfig(
+            total_steps=total_steps,
+            warmup_steps=warmup(total_steps, steps=train["warmup_steps"], ratio=train["warmup_ratio"]),
+            lr_scheduler=train["lr_scheduler"], min_lr_ratio=train["min_lr_ratio"], max_grad_norm=train["max_grad_norm"],
+            log_steps=logging["log_steps"], save_steps=config["checkpoint"]["save_steps"] or max(1, total_steps // 10),
+            eval_steps=config["evaluation"]["eval_steps"],
+        ),
+        state, strategy, device, torch_device, module, optimizer, loader, stop, on_log, on_save, on_eval,
+    )  # fmt: skip
+    hooks.swift_train_begin(plan=plan, run_dir=run_dir.path)
+    with display:
+        done = loop.run()
+    if not done:
+        on_save(state)
+        signal_name = max(strategy.gather(stop.signal_name))
+        raise Interrupted(
+            f"stopped by {signal_name} after step {state.step} of {total_steps}; everything is saved in {run_dir}",
+            fix=f"go on: swift {plan.verb} --resume {run_dir}",
+        )
+    on_eval(state)
+    if checkpoint is None or state.step > 0:
+        on_save(state)
+    if plan.facts.get("model.upcast_from"):
+        # Trained in float32 for exact small updates; given out as it came.
+        with strategy.unwrapped(module) as whole:
+            if whole is not None:
+                whole.model.to(getattr(torch, plan.facts["model.upcast_from"]))
+    save_final(run_dir, plan=plan, strategy=strategy, tuner=tuner, module=module, tokenizer=tokenizer)
+    metrics |= {
+        "train_seconds": state.seconds,
+        "total_seconds": time.perf_counter() - started,
+        "tokens_per_second": state.tokens / max(state.seconds, 1e-9),
+        "trained_tokens": float(state.labels),
+    }
+    report = None
+    if main:
+        for tracker in trackers:
+            tracker.finish(metrics)
+        hooks.swift_train_end(run_dir=run_dir.path, metrics=dict(metrics))
+        if logging["report"]:
+            report = write_report(run_dir, metrics, notes.lines)
+    return RunSummary(metrics, notes.lines, report)
+
+
+def load_data(
+    plan: Plan, run_dir: RunDir, tokenizer: Any, objective: Objective, notes: Notes, *, write: bool
+) -> tuple[TokenDataset, TokenDataset | None]:
+    """(training rows, held-out rows or None), tokenized. Rejected rows go to the run's rejects.jsonl."""
+    data, template = plan.config["data"], plan.config["template"]
+    registry = PlannedRegistry(plan)
+    encoder = ChatEncoder(
+        tokenizer, template=template["name"], system=template["system"], options=template["options"], registry=registry
+    )
+    if encoder.chat_template is not None:
+        tokenizer.chat_template = encoder.chat_template  # saved with the result: serving uses what training used
+    names = {key: value for key, value in (("name", data["model_name"]), ("author", data["model_author"])) if value is not None}
+
+    def read(refs: list[str]) -> RecordSet:
+        return load_records(
+            refs, registry=registry, columns=data["columns"], seed=data["data_seed"], names=names, lazy=True,
+            max_bad_fraction=data["max_bad_fraction"],
+        )  # fmt: skip
+
+    tokens: dict[str, TokenDataset] = {}
+    try:
+        parts = {"training": read(data["dataset"])}
+        if data["val_dataset"]:
+            parts["held-out"] = read(data["val_dataset"])
+        elif data["val_split"]:
+            parts["training"], parts["held-out"] = parts["training"].split(data["val_split"], seed=data["data_seed"])
+        for part, records in parts.items():
+            tokens[part] = tokenize(
+                records, objective.encode, encoder,
+                key_parts={"objective": objective.name, "settings": dict(plan.components["objective"].settings)},
+                cache_dir=data["cache_dir"], max_length=data["max_length"], overlong=data["overlong"], workers=data["workers"],
+                progress=plan.config["logging"]["progress"] and write and sys.stderr.isatty(),
+                max_bad_fraction=data["max_bad_fraction"],
+            )  # fmt: skip
+            for line in tokens[part].guesses if part == "training" else ():
+                notes(line)
+            notes(f"{part} data: {tokens[part].describe()}")
+    except DataError as error:
+        if write and getattr(error, "rejects", None):
+            write_rejects(run_dir.rejects_file, error.rejects)
+        raise
+    rejects = [reject for part in tokens.values() for reject in (*part.source_rejects, *part.rejects)]
+    if rejects:
+        if write:
+            write_rejects(run_dir.rejects_file, rejects)
+        rows = "1 row was" if len(rejects) == 1 else f"{len(rejects)} rows were"
+        notes(f"{rows} left out; each with its reason in {run_dir.rejects_file}")
+    for line in encoder.notes:
+        notes(line)
+    return tokens["training"], tokens.get("held-out")
+
+
+def plan_batches(
+    plan: Plan, data: TokenDataset, apart: bool, world_size: int, torch_device: torch.device, notes: Notes
+) -> tuple[Units, int]:
+    """How rows become batches, and how many micro-batches make a step."""
+    train, section = plan.config["train"], plan.config["data"]
+    accumulation = train["gradient_accumulation_steps"]
+    length = section["packing_length"]
+    if length is None:
+        ceiling = CPU_PACK if torch_device.type == "cpu" else ACCELERATOR_PACK
+        length = max(int(data.lengths.max()), min(section["max_length"] or ceiling, ceiling))
+    units = choose_units(
+        data, section["batching"], packing_length=length, keeps_documents_apart=apart,
+        rows_per_step=train["batch_size"] * accumulation * world_size, epochs=train["epochs"], max_steps=train["max_steps"],
+    )  # fmt: skip
+    notes(units.why)
+    return units, accumulation
+
+
+def data_key(data: TokenDataset, units: Units, section: Mapping[str, Any]) -> str:
+    """Digest of what the order of tokens follows from, so that a resume on anything else is noticed."""
+    digest = hashlib.sha256(f"{units.layout} {section['data_seed']} {section['shuffle']} {len(units)} {len(data)}".encode())
+    digest.update(np.ascontiguousarray(data.lengths).tobytes())
+    for index in (0, len(data) // 2, len(data) - 1):
+        digest.update(np.ascontiguousarray(data[index][0]).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def resume(
+    checkpoint: Path, fresh: TrainState, *, strategy: Strategy, device: Device, tuner: Tuner, model: Any, optimizer: Any
+) -> TrainState:
+    """Load, and refuse where the data or the step size would silently be others."""
+    state = load_checkpoint(checkpoint, strategy=strategy, device=device, tuner=tuner, model=model, optimizer=optimizer)
+    if state.data_key != fresh.data_key:
+        raise CheckpointError(
+            f"{checkpoint} was trained on other data, template or batching than this run would use",
+            fix="put the data back as it was, or start a new run from its weights",
+        )
+    if state.rows_per_step != fresh.rows_per_step:
+        raise CheckpointError(
+            f"{checkpoint} took {state.rows_per_step} rows per step, this run would take {fresh.rows_per_step} "
+            "(batch_size x gradient_accumulation_steps x processes)",
+            fix=f"choose batch_size and gradient_accumulation_steps so that the product is {state.rows_per_step} again",
+        )
+    return state
+
+
+def seed_everything(seed: int, *, deterministic: bool) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def autocast_dtype(wish: str, model: torch.nn.Module, device: Device, torch_device: torch.device) -> torch.dtype | None:
+    """bfloat16 compute over float32 weights where the accelerator gains from it; None where nothing is cast."""
+    if wish == "bfloat16":
+        return torch.bfloat16
+    full = next(model.parameters()).dtype == torch.float32
+    return torch.bfloat16 if wish == "auto" and full and torch_device.type != "cpu" and "bfloat16" in device.dtypes() else None
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """Padding is masked, so any id does; 0 as a last resort."""
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=True) + "\n")
+
+
+def keep_log_until(run_dir: RunDir, step: int) -> None:
+    """Drop lines after the checkpoint that the run goes on from: they are written again."""
+    rows = [row for row in run_dir.log() if row["step"] <= step]
+    temporary = run_dir.log_file.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    temporary.replace(run_dir.log_file)

@@ -1,0 +1,255 @@
+"""`swift plugin`, `swift doctor` and `swift list` answer with every plugin broken, and say what to type."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from plugin_dists import TUNER, make_dist, python
+
+from swift.api import KINDS
+from swift.api import plural as api_plural
+from swift.cli import doctor, listing, plugin
+from swift.cli.tables import pairs, table
+from swift.errors import ConfigError, PluginNotFound
+from swift.plugins import index
+
+SETTINGS = """
+from typing import Literal
+from pydantic import Field
+from swift.api.settings import Settings
+
+class Own(Settings):
+    rank: int = Field(8, ge=1)
+    \"\"\"Rank of the projection.\"\"\"
+    where: Literal["all", "none"] = "all"
+    \"\"\"Which layers.\"\"\"
+    names: list[str] | None = None
+    \"\"\"Their names.\"\"\"
+"""
+RICH = TUNER.replace("TunerSpec, hookimpl", "Clash, Need, TunerSpec, hookimpl").replace(
+    'summary="a test"',
+    'summary="a test", aliases=("ga",), settings="{package}.settings:Own", requires=("no-such-dist>=1", "pydantic>=2"),'
+    ' facts={"acme.x": (1, 2)}, needs=(Need("acme.x contains 1", "it must", code="ACME1"),),'
+    ' clashes=(Clash(("device:npu", "tuner:galore"), "no kernel", code="ACME2"),)',
+)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Only what is installed into this folder exists."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.setenv("SWIFT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SWIFT_CONFIG", str(tmp_path / "plugins.json"))
+    for name in ("SWIFT_PLUGINS", "SWIFT_STRICT_PLUGINS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(index, "search_path", lambda: [str(folder)])
+    return folder
+
+
+def test_plugin_list_shows_states_reasons_and_fixes(site, capsys):
+    make_dist(site)
+    make_dist(site, "import nothing_of_that_name", dist="acme-swift-bad", plugin="bad")
+    assert plugin.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "galore  acme-swift-galore 0.3.1  ok" in out and "tuner:galore" in out
+    assert "plugin 'bad' (acme-swift-bad 0.3.1" in out and "nothing_of_that_name" in out and "fix: " in out
+    assert plugin.main(["list", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [p["status"] for p in data["plugins"]] == ["broken", "ok"]
+    assert plugin.main(["list", "--kind", "hub"]) == 0
+    assert "no plugin offers the kind 'hub'" in capsys.readouterr().out
+
+
+def test_strict_mode_gives_exit_code_3_after_the_list(site, capsys, monkeypatch):
+    make_dist(site, "import nothing_of_that_name")
+    monkeypatch.setenv("SWIFT_STRICT_PLUGINS", "1")
+    assert plugin.main(["list"]) == 3 and doctor.main([]) == 3
+    assert "nothing_of_that_name" in capsys.readouterr().out
+
+
+def test_duplicates_are_shown_with_how_to_choose(site, capsys):
+    make_dist(site, dist="acme-swift-a", plugin="a", name="lora")
+    make_dist(site, dist="acme-swift-b", plugin="b", name="lora")
+    plugin.main(["list"])
+    out = capsys.readouterr().out
+    assert "tuner:lora is offered by acme-swift-a 0.3.1 and acme-swift-b 0.3.1" in out and '"prefer"' in out
+    doctor.main([])
+    assert "acme-swift-a/tuner:lora" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "what", ["galore", "acme-swift-galore", "tuner:galore", "acme-swift-galore/tuner:galore", "ga", "tuner:GA"]
+)
+def test_plugin_show_tells_everything(site, capsys, what):
+    make_dist(site, RICH, files={"settings.py": SETTINGS})
+    assert plugin.main(["show", what]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "acme-swift-galore 0.3.1", "source        index", "tuner:galore", "a test",
+        "no-such-dist>=1  not installed  NOT MET", "acme.x  1, 2", "needs acme.x contains 1",
+        "not with device:npu and tuner:galore",
+        "rank     integer >= 1           8        Rank of the projection.", "all | none", "list of string | null",
+    ):  # fmt: skip
+        assert words in out, out
+    assert plugin.main(["show", what, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["components"][0]["settings_schema"]["properties"]["rank"]["default"] == 8
+    assert [r["met"] for r in data["components"][0]["requirements"]] == [False, True]
+
+
+def test_plugin_show_of_the_unknown_offers_the_nearest(site):
+    make_dist(site)
+    with pytest.raises(PluginNotFound, match="did you mean galore"):
+        plugin.main(["show", "galorr"])
+
+
+def test_disable_and_enable_and_keep_the_rest_of_the_file(site, capsys):
+    make_dist(site)
+    file = site.parent / "plugins.json"
+    file.write_text('{"prefer": {"tuner:x": "y"}}', encoding="utf-8")
+    assert plugin.main(["disable", "galore"]) == 0
+    plugin.main(["list"])
+    assert "galore  acme-swift-galore 0.3.1  disabled" in capsys.readouterr().out
+    assert plugin.main(["enable", "galore"]) == 0
+    plugin.main(["list"])
+    assert "galore  acme-swift-galore 0.3.1  ok" in capsys.readouterr().out
+    assert json.loads(file.read_text(encoding="utf-8")) == {"prefer": {"tuner:x": "y"}, "disabled": []}
+    with pytest.raises(PluginNotFound, match="no plugin is called 'nope'"):
+        plugin.main(["disable", "nope"])
+
+
+def test_retry_forgets_a_crash(site, capsys):
+    code = "from swift.plugins.registry import discover; discover()"
+    make_dist(site, "import os; os.abort()")
+    assert python(code, site=site).returncode == -6
+    assert doctor.main([]) == 1
+    assert "crashed" in capsys.readouterr().out
+    assert plugin.main(["retry", "galore"]) == 0
+    assert "will be tried again" in capsys.readouterr().out
+    assert not list((site.parent / "home" / "index").glob("loading.*"))
+
+
+def test_list_shows_components_and_filters(site, capsys):
+    make_dist(site)
+    make_dist(site, dist="acme-swift-b", plugin="b", name="badam")
+    assert listing.main(["tuners"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("badam") < out.index("galore") and "a test" in out and "mergeable" in out
+    assert listing.main(["tuner", "BAD"]) == 0
+    out = capsys.readouterr().out
+    assert "badam" in out and "galore" not in out
+    assert listing.main([]) == 0
+    assert "tuners  2          badam, galore" in capsys.readouterr().out
+    assert listing.main(["tuners", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["badam", "galore"]
+    with pytest.raises(ConfigError, match="there is no kind 'tunors'"):
+        listing.main(["tunors"])
+
+
+def test_the_kinds_of_the_list_are_those_of_the_api():
+    assert tuple(KINDS) == listing.KINDS and [listing.plural(k) for k in KINDS] == [api_plural(k) for k in KINDS]
+
+
+def test_every_kind_with_columns_lists_what_is_installed_here(capsys):
+    for kind in listing.KINDS:
+        assert listing.main([kind]) == 0
+    assert capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------------------ doctor
+
+
+def test_doctor_finds_no_fault_where_there_is_none(site, capsys):
+    make_dist(site)
+    assert doctor.main([]) == 0
+    out = capsys.readouterr().out
+    assert "no faults" in out and "plugins: 1 of 1 usable" in out
+    assert doctor.main(["--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["python"].startswith("3.") and data["plugins"][0]["status"] == "ok"
+    assert not [f for f in data["findings"] if f["level"] == "fault"]
+
+
+def test_doctor_exits_1_for_a_broken_plugin_with_its_fix(site, capsys):
+    make_dist(site, "import nothing_of_that_name")
+    assert doctor.main([]) == 1
+    out = capsys.readouterr().out
+    assert "x plugin galore: acme-swift-galore 0.3.1" in out and "nothing_of_that_name" in out and "1 fault(s)" in out
+
+
+def test_doctor_with_a_damaged_preferences_file(site, capsys):
+    (site.parent / "plugins.json").write_text("{", encoding="utf-8")
+    assert doctor.main([]) == 1
+    assert "plugins.json cannot be read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["RECORD", "top_level.txt"])
+def test_doctor_finds_others_that_install_a_package_named_swift(site, capsys, name):
+    make_dist(site)
+    info = site / "python_swiftclient-4.5.0.dist-info"
+    info.mkdir()
+    (info / name).write_text(
+        {"RECORD": "a/b.py,,\r\nswift/x.py,sha256=1,2\r\n", "top_level.txt": "swift\n"}[name], encoding="utf-8"
+    )
+    assert doctor.main([]) == 1
+    assert "python-swiftclient 4.5.0 installs an import package named swift too" in capsys.readouterr().out
+
+
+def test_doctor_asks_probes_and_survives_them(site, capsys):
+    descriptor = """
+    from swift.api import DeviceSpec, hookimpl
+
+    @hookimpl
+    def swift_devices():
+        return [DeviceSpec(name=n, impl="a:b", probe=f"{package}.probes:{n}") for n in ("here", "absent", "faulty", "gone")]
+    """.replace('f"{package}', 'f"{PACKAGE}')
+    package = make_dist(site, descriptor.replace("{PACKAGE}", "{__package__}"), files={"probes.py": """
+    from swift.api import DeviceInfo
+    def here(): return DeviceInfo(count=2, names=("Acme 1", "Acme 1"), memory=2**34)
+    def absent(): return None
+    def faulty(): raise SystemExit("bad driver")
+    """})  # fmt: skip
+    assert package and doctor.main([]) == 1
+    out = capsys.readouterr().out
+    assert "here    2      Acme 1  16.0 GiB" in out and "SystemExit: bad driver" in out and "AttributeError" in out
+    assert "x device absent" not in out
+
+
+def test_doctor_notes_unmet_requirements_of_unused_components(site, capsys):
+    make_dist(site, RICH, files={"settings.py": SETTINGS})
+    assert doctor.main([]) == 0
+    assert "! no-such-dist>=1: found nothing; needed by tuner:galore" in capsys.readouterr().out
+
+
+def test_doctor_notes_copies_of_a_checkout(site, capsys, monkeypatch):
+    make_dist(site, dist="swift-llm-tuner-galore")
+    checkout = Path(__file__).parents[2]
+    monkeypatch.chdir(checkout / "core")
+    doctor.main([])
+    assert f"swift-llm-tuner-galore installed as copies; edits in {checkout} are not live" in capsys.readouterr().out
+
+
+def test_the_commands_import_nothing_heavy(tmp_path):
+    heavy = ("torch", "transformers", "peft", "datasets", "pydantic", "pluggy", "rich", "yaml", "numpy")
+    for module, argv in (("plugin", ["list"]), ("listing", ["tuners"]), ("doctor", [])):
+        code = f"""
+        import sys
+        from swift.cli.{module} import main
+        main({argv!r})
+        print([m for m in {heavy!r} if m in sys.modules])
+        """
+        done = python(code, SWIFT_HOME=str(tmp_path))
+        assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_tables():
+    assert table(("a", "bb"), [("x", 1), ("yyy", "")], width=0) == "a    bb\n---  --\nx    1\nyyy"
+    assert table(("a", "b"), [("x", "long words here")], width=10).splitlines()[-1] == "x  long..."
+    assert pairs([("a", 1), ("bcd", "x"), ("none", "")]) == "  a    1\n  bcd  x"

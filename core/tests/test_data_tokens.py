@@ -1,0 +1,299 @@
+"""Tokens are made once, survive kills and damage, and long rows never vanish unseen."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from swift.api import DataError, Encoder, Example, Record
+from swift.data.records import RecordSet, TooManyRejects, load_records
+from swift.data.tokens import TokenDataset, encode_chunk, encode_in_processes, tokenize
+
+ENCODER = '''
+import os, signal
+from collections import Counter
+from swift.api import DataError, Encoder
+
+class ByteEncoder(Encoder):
+    """Tokens are bytes; nothing heavier is needed to test what is done with them."""
+
+    def __init__(self, salt=""):
+        self.salt, self.counters, self.encoded = salt, Counter(), 0
+
+    def digest(self):
+        return self.salt
+
+    def prepare(self, records):
+        self.counters["rows prepared"] += len(records)
+
+    def chat(self, record):
+        raise NotImplementedError
+
+    def text(self, text):
+        self.encoded += 1
+        ids = list(text.encode())
+        return {"input_ids": ids, "loss_weight": [0.0] + [1.0] * (len(ids) - 1)}
+
+def encode(record, encoder):
+    text = record["text"]
+    if text == "bad":
+        raise DataError("it is bad", fix="make it good")
+    if text == "bug":
+        raise RuntimeError("a bug in the objective")
+    if text == "die" and os.environ.get("MAIN") != str(os.getpid()):
+        os.kill(os.getpid(), signal.SIGKILL)
+    example = encoder.text(text)
+    if text == "masked":
+        example["loss_weight"] = [1.0] + [0.0] * (len(example["input_ids"]) - 1)
+    if text == "weighted":
+        example["loss_weight"] = [0.0, 0.5, 0.5, 1.0, 0.25, 0.0, 0.0, 1.0]
+    return example
+'''
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A module that worker processes can import as well."""
+    folder = tmp_path_factory.mktemp("encoder")
+    (folder / "byte_encoder_for_tests.py").write_text(ENCODER)
+    patch = pytest.MonkeyPatch()
+    patch.syspath_prepend(folder)
+    patch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    patch.setenv("MAIN", str(os.getpid()))
+    import byte_encoder_for_tests
+
+    yield byte_encoder_for_tests
+    patch.undo()
+
+
+def rows(*texts: str) -> list[Record]:
+    return [{"text": text, "_origin": f"a.jsonl:{i}"} for i, text in enumerate(texts, 1)]
+
+
+def contents(data: TokenDataset) -> list[str]:
+    return [bytes(data[i][0].tolist()).decode() for i in range(len(data))]
+
+
+def test_rows_come_back_as_they_were_encoded(parts: Any, tmp_path: Path) -> None:
+    data = tokenize(rows("hello", "weighted", "ö!"), parts.encode, parts.ByteEncoder(), cache_dir=tmp_path)
+    assert contents(data) == ["hello", "weighted", "ö!"]
+    assert data.lengths.dtype == np.int32 and data.lengths.tolist() == [5, 8, 3]
+    ids, weights = data[1]
+    assert ids.dtype == np.int32 and weights.dtype == np.float32
+    assert weights.tolist() == [0.0, 0.5, 0.5, 1.0, 0.25, 0.0, 0.0, 1.0]
+    assert data.origin(1) == "a.jsonl:2"
+    assert data.stats == {
+        "rows": 3, "tokens": 16, "trained_tokens": 4 + 5 + 2, "length_p50": 5, "length_p90": 8, "length_p99": 8, "length_max": 8, "rejects": 0,
+    }  # fmt: skip
+    assert "3 rows, 16 tokens (69 % trained on)" in data.describe()
+
+
+def test_many_chunks(parts: Any, tmp_path: Path) -> None:
+    texts = [f"row {i}" for i in range(1_234)]
+    seen: list[tuple[int, int]] = []
+    data = tokenize(rows(*texts), parts.encode, parts.ByteEncoder(), cache_dir=tmp_path, progress=lambda *at: seen.append(at))
+    assert contents(data) == texts
+    assert seen == [(500, 1234), (1000, 1234), (1234, 1234)]
+
+
+def test_the_second_time_nothing_is_encoded_or_even_read(parts: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps({"text": t}) + "\n" for t in [*["hello"] * 30, "bad"]) + "broken\n")
+
+    def lazy() -> RecordSet:
+        return load_records([str(file)], lazy=True, max_bad_fraction=0.1)
+
+    encoders = [parts.ByteEncoder() for _ in range(2)]
+    first, second = (tokenize(lazy(), parts.encode, e, cache_dir=tmp_path / "cache") for e in encoders)
+    assert (first.from_cache, second.from_cache) == (False, True)
+    assert (encoders[0].encoded, encoders[1].encoded) == (30, 0)
+    assert contents(first) == contents(second)
+    assert first.key == second.key
+    assert [str(r) for r in first.rejects] == [f"{file}:31: it is bad (make it good)"]
+    assert first.rejects == second.rejects
+    assert first.source_rejects == second.source_rejects and second.source_rejects[0].line == 32
+    assert first.guesses == second.guesses and "text, 31 rows" in second.guesses[0]
+    assert encoders[0].counters == encoders[1].counters == Counter({"rows prepared": 31})
+    unread = lazy()
+    tokenize(unread, parts.encode, parts.ByteEncoder(), cache_dir=tmp_path / "cache")
+    assert "_loaded" not in vars(unread)
+
+
+def test_the_key_follows_content_encoder_and_objective(parts: Any, tmp_path: Path) -> None:
+    def key(texts: tuple[str, ...] = ("a1", "b1"), salt: str = "", **options: Any) -> str:
+        return tokenize(rows(*texts), parts.encode, parts.ByteEncoder(salt), cache_dir=tmp_path, **options).key
+
+    keys = [key(), key(("a1", "b2")), key(salt="x"), key(key_parts=("sft", {})), key(max_length=50)]
+    assert len(set(keys)) == 5 and key() == keys[0]
+    assert len(list(tmp_path.glob("*.tokens"))) == 4, "max_length is a view over the same tokens"
+
+
+def test_rows_that_cannot_be_encoded_are_reported(parts: Any, tmp_path: Path) -> None:
+    texts = rows(*["fine"] * 38, "bad", "masked")
+    data = tokenize(texts, parts.encode, parts.ByteEncoder(), cache_dir=tmp_path)
+    assert [(r.line, r.reason) for r in data.rejects] == [(39, "it is bad"), (40, "no token is trained on: all labels are masked")]
+    with pytest.raises(TooManyRejects, match=r"2 of 40 rows \(5.0 %\)") as caught:
+        tokenize(texts, parts.encode, parts.ByteEncoder(), cache_dir=tmp_path, max_bad_fraction=0.01)
+    assert caught.value.rejects == data.rejects
+    with pytest.raises(TooManyRejects, match="1 of 1 rows"):
+        tokenize(rows("masked"), parts.encode, parts.ByteEncoder(), cache_dir=tmp_path, max_bad_fraction=1.0)
+    with pytest.raises(DataError, match="no row is left"):
+        tokenize([], parts.encode, parts.ByteEncoder(), cache_dir=tmp_path)
+
+
+LONG = ["short"] * 199 + ["0123456789abcdef"]
+
+
+def test_ask_drops_a_few_long_rows_and_stops_at_many(parts: Any, tmp_path: Path) -> None:
+    few = tokenize(rows(*LONG), parts.encode, parts.ByteEncoder(), cache_dir=tmp_path, max_length=10)
+    assert contents(few) == LONG[:-1]
+    assert [str(r) for r in few.rejects] == ["a.jsonl:200: 16 tokens, max_length is 10 (--max_length 16)"]
+    assert "1 of 200 rows (0.5 %) are longer than max_length 10; the longest has 16 tokens: 1 dropped" in few.describe()
+    for texts, overlong in ((LONG[-50:], "ask"), (LONG, "error")):
+        with pytest.raises(TooManyRejects, match="longer than max_length 10; the longest has 16 tokens") as caught:
+            tokenize(rows(*texts), parts.encode, parts.ByteEncoder(), cache_dir=tmp_path, max_length=10, overlong=overlong)
+        assert "--max_length 16 keeps all" in caught.value.fix and "--overlong drop" in caught.value.fix
+        assert [r.line for r in caught.value.rejects] == [len(texts)]
+
+
+@pytest.mark.parametrize(
+    ("overlong", "expected", "dropped"),
+    [
+        ("drop", ["short", "tail"], 2),
+        ("truncate_right", ["short", "0123456789", "tail"], 1),
+        ("truncate_left", ["short", "6789abcdef", "late stuff", "tail"], 0),
+        ("split", ["short", "0123456789", "abcdef", "late stuff", "tail"], 0),
+    ],
+)
+def test_long_rows(parts: Any, tmp_path: Path, overlong: Any, expected: list[str], dropped: int) -> None:
+    def encode(record: Record, encoder: Encoder) -> Example:
+        example = parts.encode(record, encoder)
+        if record["text"].startswith("prompt"):  # only its end is trained on
+            example["loss_weight"][:10] = [0.0] * 10
+        return example
+
+    texts = rows("short", LONG[-1], "prompt----late stuff", "tail")
+    data = tokenize(texts, encode, parts.ByteEncoder(), cache_dir=tmp_path, max_length=10, overlong=overlong)
+    assert contents(data) == expected
+    assert len(data.rejects) == dropped and all("max_length is 10" in r.reason for r in data.rejects)
+    assert data.stats["trained_tokens"] == sum(int(np.count_nonzero(data[i][1][1:])) for i in range(len(data)))
+    assert all(len(data[i][1]) == data.lengths[i] for i in range(len(data)))
+    assert all(data.origin(i).startswith("a.jsonl:") for i in range(len(data)))
+
+
+@pytest.mark.parametrize("damage", ["cut", "tail", "empty", "middle"])
+def test_a_damaged_cache_is_built_again(parts: Any, tmp_path: Path, damage: str) -> None:
+    texts = rows("hello", "world")
+    before = tokenize(texts, parts.encode, parts.ByteEncoder(), cache_dir=tmp_path)
+    wanted = contents(before)
+    (path,) = tmp_path.glob("*.tokens")
+    whole = path.read_bytes()
+    path.unlink()  # `before` keeps reading the old file
+    path.write_bytes({
+        "cut": whole[: len(whole) // 2], "tail": whole[:-1] + b"?", "empty": b"",
+        "middle": whole[:200] + whole[-16:],
+    }[damage])  # fmt: skip
+    data = tokenize(texts, parts.encode, parts.ByteEncoder(), cache_dir=tmp_path)
+    assert contents(data) == wanted == contents(before)
+    assert not data.from_cache and "was damaged" in data.notes[0]
+    assert tokenize(texts, parts.encode, parts.ByteEncoder(), cache_dir=tmp_path).from_cache
+
+
+def run(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code), *args], capture_output=True, text=True, timeout=60)
+
+
+BUILD = """
+    import os, signal, sys
+    from byte_encoder_for_tests import ByteEncoder, encode
+    from swift.data.tokens import tokenize
+    records = [{"text": f"row {i}", "_origin": "a:1"} for i in range(1500)]
+"""
+
+
+def test_a_kill_leaves_no_half_file(parts: Any, tmp_path: Path) -> None:
+    killed = run(BUILD + """
+    def kill(done, total):
+        if done >= 1000:
+            os.kill(os.getpid(), signal.SIGKILL)
+    tokenize(records, encode, ByteEncoder(), cache_dir=sys.argv[1], progress=kill)
+    """, str(tmp_path))  # fmt: skip
+    assert killed.returncode == -9
+    assert not list(tmp_path.glob("*.tokens")) and list(tmp_path.glob("*.tmp"))
+    again = run(BUILD + "    print(len(tokenize(records, encode, ByteEncoder(), cache_dir=sys.argv[1])))", str(tmp_path))
+    assert again.stdout.strip() == "1500", again.stderr
+    for leftover in tmp_path.glob("*.tmp"):
+        os.utime(leftover, (0, 0))
+    tokenize(rows("other"), parts.encode, parts.ByteEncoder(), cache_dir=tmp_path)
+    assert not list(tmp_path.glob("*.tmp")), "what killed processes left is swept away after a day"
+
+
+def test_two_processes_build_the_same_cache_at_once(parts: Any, tmp_path: Path) -> None:
+    code = textwrap.dedent(BUILD) + "d = tokenize(records, encode, ByteEncoder(), cache_dir=sys.argv[1]); print(len(d), bytes(d[1499][0]).decode())"
+    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [p.communicate(timeout=60)[0].strip() for p in both] == ["1500 row 1499"] * 2
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_one_clear_error(parts: Any, tmp_path: Path) -> None:
+    full = run(BUILD + """
+    import resource
+    from swift.errors import DataError
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+    try:
+        tokenize(records, encode, ByteEncoder(), cache_dir=sys.argv[1])
+    except DataError as error:
+        print(error)
+    """, str(tmp_path))  # fmt: skip
+    assert "cannot be written: File too large" in full.stdout and "--cache_dir DIR" in full.stdout, full.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_folder_that_is_none(parts: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        tokenize(rows("hello"), parts.encode, parts.ByteEncoder(), cache_dir=tmp_path / "file")
+
+
+def chunks_of(parts: Any, chunks: list[list[Record]], **options: Any) -> list[tuple[list[str], int, Counter[str]]]:
+    found = encode_in_processes(chunks, parts.encode, parts.ByteEncoder(), workers=2, **options)
+    return [([bytes(ids).decode() for ids in c.batch.column(0).to_pylist()], len(c.rejects), c.counters) for c in found]
+
+
+def test_worker_processes_give_the_same_in_the_same_order(parts: Any) -> None:
+    chunks = [rows(f"a{i}", "bad", f"b{i}") for i in range(9)]
+    assert chunks_of(parts, chunks) == [([f"a{i}", f"b{i}"], 1, Counter({"rows prepared": 3})) for i in range(9)]
+
+
+def test_a_killed_worker_loses_nothing(parts: Any) -> None:
+    chunks = [rows("one", "die"), rows("two", "two"), rows("three", "die"), rows("four", "four")]
+    found = chunks_of(parts, chunks)
+    assert [texts for texts, _, _ in found] == [["one", "die"], ["two", "two"], ["three", "die"], ["four", "four"]]
+    assert any("ended early" in text for _, _, counters in found for text in counters)
+
+
+def test_workers_that_cannot_start_and_code_that_cannot_travel(parts: Any) -> None:
+    chunks = [rows("one"), rows("two")]
+    assert [t for t, _, _ in chunks_of(parts, chunks, command=[sys.executable, "-c", "raise SystemExit(1)"])] == [["one"], ["two"]]
+    local = encode_in_processes(chunks, lambda record, encoder: parts.encode(record, encoder), parts.ByteEncoder(), workers=2)
+    assert [c.batch.num_rows for c in local] == [1, 1]
+
+
+def test_a_bug_in_a_worker_is_raised_here(parts: Any) -> None:
+    with pytest.raises(RuntimeError, match="a bug in the objective"):
+        chunks_of(parts, [rows("one"), rows("bug"), rows("two")])
+
+
+def test_an_example_of_unequal_lists_is_refused(parts: Any) -> None:
+    chunk = encode_chunk(rows("x"), lambda record, encoder: {"input_ids": [1, 2], "loss_weight": [1.0]}, parts.ByteEncoder())
+    assert "input_ids but" in chunk.rejects[0].reason

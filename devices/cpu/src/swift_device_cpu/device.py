@@ -1,0 +1,53 @@
+"""The CPU as a device."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from swift.api import Device, Memory
+from swift_device_cpu.probe import memory_bytes
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+
+class CpuDevice(Device):
+    """Every rank runs on the one CPU; torch's own CPU generator is saved by core, so there is no further RNG state."""
+
+    def setup(self, local_rank: int) -> torch.device:
+        return torch.device("cpu")
+
+    def memory(self) -> Memory:
+        """Resident memory of this process, its peak, and what the machine (or container) has."""
+        used, peak = _resident_bytes(), _peak_resident_bytes()
+        return Memory(used=used, peak=max(used, peak), total=memory_bytes())
+
+    def dtypes(self) -> tuple[str, ...]:
+        return ("float32", "bfloat16")
+
+    def attention(self) -> tuple[str, ...]:
+        return ("sdpa", "eager")
+
+    def collective_backend(self) -> str:
+        return "gloo"
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return _peak_resident_bytes()
+
+
+def _peak_resident_bytes() -> int:
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

@@ -1,0 +1,3 @@
+from swift.testing import contract
+
+TestCpu = contract("device:cpu")

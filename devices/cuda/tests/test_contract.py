@@ -1,0 +1,3 @@
+from swift.testing import contract
+
+TestCuda = contract("device:cuda")

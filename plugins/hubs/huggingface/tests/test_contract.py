@@ -1,0 +1,3 @@
+from swift.testing import contract
+
+TestHuggingface = contract("hub:huggingface")

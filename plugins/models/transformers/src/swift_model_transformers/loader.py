@@ -1,0 +1,235 @@
+"""Local folder -> model and tokenizer, through transformers' Auto classes."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from swift.api import LoadedModel, LoadRequest, ModelError, ModelLoader
+from swift_model_transformers.choices import choose_attention, choose_dtype
+from swift_model_transformers.folder import check_weights, read_config, read_json, require_tokenizer, stored_dtype
+from swift_model_transformers.isolation import keeps_documents_apart
+
+CAUSAL_LM_CLASSES = {
+    name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in ((names,) if isinstance(names, str) else names)
+}
+SUPPORTED = "decoder-only text models (LlamaForCausalLM, Qwen3ForCausalLM, MistralForCausalLM, ...)"
+MEDIA_CONFIGS = ("vision_config", "audio_config", "visual", "vision_tower", "speech_config")
+
+
+class TransformersLoader(ModelLoader):
+    """Loads any decoder-only language model that transformers (or trusted code in the folder) knows."""
+
+    def load(self, request: LoadRequest) -> LoadedModel:
+        folder = request.folder
+        raw = read_config(folder)
+        check_architecture(raw, folder, trust_remote_code=request.trust_remote_code)
+        tokenizer = self.load_tokenizer(folder, trust_remote_code=request.trust_remote_code)
+        weights = check_weights(folder) if request.init == "pretrained" else []
+        device = request.device.setup(request.local_rank)
+        dtype, dtype_note = choose_dtype(
+            request.dtype, stored_dtype(raw, weights), request.device.dtypes(), training=request.training
+        )
+        with quiet(), translated(folder):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=request.trust_remote_code, local_files_only=True)
+            model_class = class_of(config, folder, trust_remote_code=request.trust_remote_code)
+        attention, attention_note = choose_attention(request.attention, request.device.attention(), model_class, dtype)
+        notes = [dtype_note, attention_note]
+        options: dict[str, Any] = {
+            "dtype": getattr(torch, dtype), "attn_implementation": attention, "trust_remote_code": request.trust_remote_code,
+        }  # fmt: skip
+        if request.init == "random":
+            model = random_model(config, folder, seed=request.seed, **options)
+            notes.append(f"weights: drawn at random from config.json (seed {request.seed})")
+        else:
+            model, unused = pretrained_model(config, folder, **options)
+            if unused:
+                notes.append(
+                    f"weights: {len(unused)} tensors of the files are not part of {type(model).__name__}, e.g. {unused[0]}"
+                )
+        notes += check_vocabulary(tokenizer, model, folder)
+        if tokenizer.pad_token is None:
+            notes.append(f"tokenizer: no pad token; padding is {tokenizer.eos_token!r} and never trained on")
+        return LoadedModel(
+            model=model.to(device),
+            tokenizer=tokenizer,
+            attention=attention,
+            keeps_documents_apart=keeps_documents_apart(model, attention),
+            notes=notes,
+        )
+
+    def load_tokenizer(self, folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+        raw = read_config(folder)
+        require_tokenizer(folder)
+        own_code = "AutoTokenizer" in _auto_map(folder)
+        if own_code and not trust_remote_code and raw.get("model_type") not in CONFIG_MAPPING:
+            raise ModelError(remote_code_message(folder, "tokenizer"), fix=REMOTE_CODE_FIX)
+        with quiet(), translated(folder, what="the tokenizer of "):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        if len(tokenizer) == 0:
+            raise ModelError(f"the tokenizer of {folder} has no tokens", fix="copy the model's tokenizer files into the folder")
+        return tokenizer
+
+
+# ---------------------------------------------------------------------------------------------------- what can be loaded
+
+REMOTE_CODE_FIX = "read the .py files of the folder, then --trust_remote_code true; or take a model that transformers knows"
+
+
+def remote_code_message(folder: Path, what: str) -> str:
+    return (
+        f"the {what} in {folder} needs Python code that ships in the folder; it would run with your rights, and is not trusted"
+    )
+
+
+def check_architecture(raw: dict[str, Any], folder: Path, *, trust_remote_code: bool) -> None:
+    """Raises `ModelError` for everything that is not a decoder-only text model known here."""
+    model_type = raw.get("model_type", "")
+    architecture = (raw.get("architectures") or [""])[0]
+    label = architecture or model_type or "a model of unknown type"
+    if model_type not in CONFIG_MAPPING:
+        auto_map = raw.get("auto_map") or {}
+        if auto_map and not trust_remote_code:
+            raise ModelError(remote_code_message(folder, f"model ({label})"), fix=REMOTE_CODE_FIX)
+        if not auto_map:
+            near = difflib.get_close_matches(model_type, list(CONFIG_MAPPING), n=3)
+            meant = f"; near: {', '.join(near)}" if near else ""
+            known = (
+                f"transformers {transformers.__version__} does not know the architecture {label} (model_type {model_type!r})"
+            )
+            raise ModelError(f"{known}{meant}", fix="pip install -U transformers, or check model_type in config.json")
+        return
+    if raw.get("is_encoder_decoder"):
+        raise ModelError(
+            f"{label} in {folder} is an encoder-decoder; supported are {SUPPORTED}", fix="choose a decoder-only model"
+        )
+    if any(raw.get(name) for name in MEDIA_CONFIGS):
+        raise ModelError(
+            f"{label} in {folder} also takes images or sound; supported are {SUPPORTED}", fix="choose a text-only model"
+        )
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (architecture and architecture not in CAUSAL_LM_CLASSES):
+        own_code = trust_remote_code and "AutoModelForCausalLM" in (raw.get("auto_map") or {})
+        if not own_code:
+            raise ModelError(
+                f"{label} in {folder} is no causal language model; supported are {SUPPORTED}", fix="choose another model"
+            )
+
+
+def class_of(config: Any, folder: Path, *, trust_remote_code: bool) -> type[torch.nn.Module]:
+    """The model class that transformers will take for a config."""
+    reference = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
+    if reference and trust_remote_code:
+        return get_class_from_dynamic_module(reference, str(folder), local_files_only=True)
+    return AutoModelForCausalLM._model_mapping[type(config)]
+
+
+def _auto_map(folder: Path) -> dict[str, Any]:
+    file = folder / "tokenizer_config.json"
+    settings = read_json(file) if file.is_file() else {}
+    found = settings.get("auto_map") if isinstance(settings, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+# --------------------------------------------------------------------------------------------------------------- loading
+
+
+def pretrained_model(config: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
+    """(model on the CPU, names of tensors in the files that it has no place for). Raises `ModelError` where any is missing."""
+    with quiet(), translated(folder):
+        # Wrong shapes come back in the report instead of a traceback, and are refused below.
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    missing = sorted(report["missing_keys"])
+    shapes = sorted((entry[0], tuple(entry[1]), tuple(entry[2])) for entry in report["mismatched_keys"])
+    faults = [f"{len(missing)} parameters are missing, e.g. {missing[0]}"] if missing else []
+    if shapes:
+        name, there, wanted = shapes[0]
+        faults.append(f"{len(shapes)} have another shape, e.g. {name} is {list(there)} instead of {list(wanted)}")
+    if faults:
+        raise ModelError(
+            f"the weights in {folder} do not fit its config.json: {'; '.join(faults)}; training would start from random values",
+            fix="take config.json and weights of the same model, or --init random to pre-train from nothing",
+        )
+    return model, sorted(report["unexpected_keys"])
+
+
+def random_model(config: Any, folder: Path, *, seed: int, **options: Any) -> Any:
+    """Weights drawn on the CPU, so that they are the same whatever the device; the caller's generators stay as they were."""
+    with quiet(), translated(folder), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, **options)
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any, folder: Path) -> list[str]:
+    """Notes. Raises `ModelError` where a token that text can produce has no row in the embedding."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    outside = sorted(token for token, index in tokenizer.get_vocab().items() if index >= rows)
+    if not outside:
+        return []
+    if outside == [tokenizer.unk_token]:  # transformers adds one to byte-level tokenizers, which never produce it
+        return [
+            f"tokenizer: its unknown token {tokenizer.unk_token} has no row in the embedding ({rows}) and is never produced"
+        ]
+    raise ModelError(
+        f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model's embedding {rows} rows: none for {outside[0]!r}",
+        fix="take tokenizer and weights of the same model",
+    )
+
+
+@contextmanager
+def translated(folder: Path, what: str = "") -> Iterator[None]:
+    """transformers' errors, of many types, as one `ModelError`."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except ImportError as error:
+        raise ModelError(
+            f"{what}{folder} needs a package that is not installed: {_first_line(error)}", fix=_pip_fix(error)
+        ) from error
+    except Exception as error:
+        raise ModelError(
+            f"transformers {transformers.__version__} cannot load {what}{folder}: {type(error).__name__}: {_first_line(error)}",
+            fix="--debug shows where; if the folder is damaged, download the model again",
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _pip_fix(error: ImportError) -> str:
+    name = getattr(error, "name", None)
+    return f"pip install {name}" if name else "install the package that the message names"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no warnings of transformers: what matters is checked here and said in `LoadedModel.notes`."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

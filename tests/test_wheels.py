@@ -1,0 +1,170 @@
+"""Every package builds a wheel that installs alone beside the core's, and goes away without a trace.
+
+Nothing is downloaded: wheels are built with the build tools of this environment, and the throw-away environments see its
+libraries, but none of its Swift packages.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+_spec = importlib.util.spec_from_file_location("swift_tools_members", ROOT / "tools" / "members.py")
+_tool = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_tool)
+MEMBERS = _tool.members()
+TOOLS = ("build", "flit_core", "hatchling")
+pytestmark = pytest.mark.slow
+
+
+def run(*command: object, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **(env or {})}
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment, cwd=cwd)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A copy of the checkout without .git, .venv and caches: builds leave nothing in the real one."""
+    copy = tmp_path_factory.mktemp("source") / "swift"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "runs", "dist", "build", ".*_cache"))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheels(source, tmp_path_factory) -> Path:
+    missing = [name for name in TOOLS if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.fail(f"build tools missing: pip install {' '.join(missing)}")
+    out = tmp_path_factory.mktemp("wheels")
+    folders = [source / m.folder for m in MEMBERS]
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", out, source, *folders,
+        env={"SWIFT_BUILD": "release"})  # fmt: skip
+    return out
+
+
+class Environment:
+    def __init__(self, folder: Path) -> None:
+        venv.EnvBuilder(with_pip=True).create(folder)
+        self.python = folder / "bin" / "python"
+        self.site = next((folder / "lib").glob("python*")) / "site-packages"
+        # The libraries of this environment without its packages of Swift: a folder of links, so that nothing is downloaded.
+        libraries = folder / "libraries"
+        libraries.mkdir()
+        for entry in Path(sysconfig.get_path("purelib")).iterdir():
+            if not entry.name.lower().startswith(("swift", "__editable__", "pip")) and entry.suffix != ".pth":
+                (libraries / entry.name).symlink_to(entry)
+        (self.site / "libraries.pth").write_text(f"{libraries}\n", encoding="utf-8")
+        self.env = {"SWIFT_HOME": str(folder / "home"), "SWIFT_CONFIG": str(folder / "config"), "PYTHONPATH": ""}
+
+    def pip(self, *args: object) -> str:
+        return run(self.python, "-m", "pip", *args, env=self.env)
+
+    def swift(self, *args: str) -> str:
+        return run(self.python, "-m", "swift", *args, env=self.env)
+
+    def files(self) -> set[str]:
+        return {p.relative_to(self.site).as_posix() for p in self.site.rglob("*") if "__pycache__" not in p.parts}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory, wheels) -> Environment:
+    made = Environment(tmp_path_factory.mktemp("venv"))
+    made.pip("install", "--quiet", "--no-deps", "--ignore-installed", *wheels.glob("swift_llm_core-*.whl"))
+    return made
+
+
+def metadata(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def test_every_member_and_the_metapackage_build_a_wheel(wheels):
+    built = {metadata(wheel)["Name"] for wheel in wheels.glob("*.whl")}
+    assert built == {m.dist for m in MEMBERS} | {"swift-llm"}
+
+
+def test_wheels_hold_their_own_package_only(wheels):
+    modules = {m.dist: m.module for m in MEMBERS}
+    for wheel in wheels.glob("*.whl"):
+        name = metadata(wheel)["Name"]
+        with zipfile.ZipFile(wheel) as archive:
+            tops = {n.split("/")[0] for n in archive.namelist() if ".dist-info/" not in n}
+        assert tops == ({modules[name]} if name in modules else set()), name
+
+
+def test_release_metapackage_pins_and_points_at_no_folder(wheels):
+    (wheel,) = wheels.glob("swift_llm-*.whl")
+    requirements = metadata(wheel).get_all("Requires-Dist")
+    assert not [r for r in requirements if "file:" in r]
+    core = [r for r in requirements if r.startswith("swift-llm-core")]
+    assert core and all(f"=={metadata(wheel)['Version']}" in r for r in core)
+
+
+def test_release_sdist_is_pinned_too(source, tmp_path):
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, source, env={"SWIFT_BUILD": "release"})
+    run(sys.executable, "-m", "tarfile", "-e", next(tmp_path.glob("*.tar.gz")), tmp_path)
+    (info,) = tmp_path.glob("swift_llm-*/PKG-INFO")
+    assert "file:" not in info.read_text(encoding="utf-8")
+    (wheel,) = tmp_path.glob("*.whl")
+    assert not [r for r in metadata(wheel).get_all("Requires-Dist") if "file:" in r]
+
+
+@pytest.mark.parametrize(
+    "target, extra", [(".", None), (".[test]", "pytest"), (".[all]", None)], ids=["default", "extra", "all"]
+)
+def test_checkout_resolves_to_its_own_folders(source, tmp_path, target, extra):
+    """What pip would install from a checkout, by its own report: the members from their folders."""
+    report = tmp_path / "report.json"
+    run(sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--no-build-isolation", "--quiet",
+        "--report", report, target, cwd=source)  # fmt: skip
+    (item,) = json.loads(report.read_text(encoding="utf-8"))["install"]
+    urls = {r.split(" @ ")[0]: r.split(" @ ")[1] for r in item["metadata"]["requires_dist"] if " @ " in r and "extra ==" not in r}
+    assert urls["swift-llm-core"] == (source / "core").as_uri()
+    assert set(urls) <= {m.dist for m in MEMBERS}
+    if extra:
+        assert any(r.startswith(extra) for r in item["metadata"]["requires_dist"])
+
+
+def test_core_alone_starts(environment):
+    assert json.loads(environment.swift("plugin", "list", "--json")) == []
+    environment.swift("--help")
+
+
+def test_one_plugin_comes_and_goes_and_touches_nothing_else(environment, wheels):
+    before = environment.files()
+    environment.pip("install", "--quiet", "--no-deps", "--ignore-installed", *wheels.glob("swift_llm_tiny-*.whl"))
+    assert [p["id"] for p in json.loads(environment.swift("plugin", "list", "--json"))] == ["tiny"]
+    assert "tiny-identity" in environment.swift("list", "datasets")
+    environment.pip("uninstall", "--quiet", "--yes", "swift-llm-tiny")
+    assert json.loads(environment.swift("plugin", "list", "--json")) == []
+    assert environment.files() == before
+
+
+@pytest.mark.parametrize("member", MEMBERS[1:], ids=[m.folder for m in MEMBERS[1:]])
+def test_each_plugin_installs_alone_beside_the_core(environment, wheels, member):
+    wheel = next(wheels.glob(member.dist.replace("-", "_") + "-*.whl"))
+    environment.pip("install", "--quiet", "--no-deps", "--ignore-installed", wheel)
+    try:
+        (found,) = json.loads(environment.swift("plugin", "list", "--json"))
+        assert found["id"] == member.dist.removeprefix("swift-llm-")
+        assert found["status"] == "ok", found
+        assert environment.python.parent.parent.as_posix() in run(
+            environment.python, "-c", f"import {member.module}; print({member.module}.__file__)"
+        )
+    finally:
+        environment.pip("uninstall", "--quiet", "--yes", member.dist)
