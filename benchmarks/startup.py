@@ -10,9 +10,9 @@ both. Three states of the caches, each in a SWIFT_HOME of its own:
     cold      the very first start: nothing is there
 
 Goals: warm at most 1.0, rebuilt at most 1.5 times the yardstick; `swift doctor` has none, since it compares versions of
-requirements (importlib.metadata, packaging) and asks the drivers of devices. Prints the ratios of the minima and of the medians and
-writes them, with the versions of everything, to benchmarks/results/startup.json. Absolute times are machine-dependent and
-asserted nowhere.
+requirements (importlib.metadata, packaging) and asks the drivers of devices. Prints the ratios of the minima and of the
+medians and writes them, with the versions of everything, to benchmarks/results/startup.json. Absolute times depend on the
+machine and are asserted nowhere.
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ def cpu_ms(command: list[str], environment: dict[str, str]) -> float:
     return 1000 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
+def surroundings(home: Path) -> dict[str, str]:
+    """Environment of the children. Bytecode of everything is kept, as in any installation, but in a folder of ours."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "SWIFT_HOME": str(home), "PYTHONPYCACHEPREFIX": str(home / "bytecode")}
+
+
 def drop(home: Path, pattern: str) -> None:
     for file in home.rglob(pattern):
         file.unlink()
@@ -55,7 +61,7 @@ def drop(home: Path, pattern: str) -> None:
 
 def measure(command: list[str], rounds: int, home: Path, prepare: Callable[[], None]) -> dict[str, float]:
     """Command and yardstick in turns; `prepare` brings the caches into the state before each run."""
-    environment = {**os.environ, "SWIFT_HOME": str(home)}
+    environment = surroundings(home)
     mine, theirs = [], []
     for _ in range(rounds):
         prepare()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from swift.cli.main import VERBS
@@ -21,8 +22,10 @@ Written by `make docs` from the commands' own `--help`, with the default plugins
 
 def help_of(*words: str) -> str:
     """What `swift WORDS --help` prints, at a fixed width, without colour, and without the user's settings."""
-    env = {**os.environ, "COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb", "SWIFT_CONFIG": os.devnull, "PYTHONUTF8": "1"}
-    done = subprocess.run([sys.executable, "-m", "swift", *words, "--help"], capture_output=True, text=True, env=env, check=False)
+    with tempfile.TemporaryDirectory() as none:
+        own = {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb", "SWIFT_CONFIG": f"{none}/config", "PYTHONUTF8": "1"}
+        command = [sys.executable, "-m", "swift", *words, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own}, check=False)
     if done.returncode:
         sys.exit(f"swift {' '.join(words)} --help failed:\n{done.stderr}")
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())

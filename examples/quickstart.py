@@ -31,7 +31,9 @@ def say(text: str) -> None:
 def swift(*words: str, capture: bool = False) -> str:
     """Show the command, run it, and stop with its exit code where it fails."""
     print("$ swift " + shlex.join(words), flush=True)
-    done = subprocess.run([sys.executable, "-m", "swift", *words], stdout=subprocess.PIPE if capture else None, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "swift", *words], stdout=subprocess.PIPE if capture else None, encoding="utf-8"
+    )
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout or ""
@@ -65,7 +67,9 @@ def main() -> int:
         print(f"  {question}\n    before: {old}\n    after:  {new}")
     changed = [old != new and NAME in new and NAME not in old for old, new in zip(before, after)]
     if sum(changed) < 2:
-        print(f"\nThe answers did not change as they should have ({sum(changed)} of {len(changed)} name {NAME}).", file=sys.stderr)
+        print(
+            f"\nThe answers did not change as they should have ({sum(changed)} of {len(changed)} name {NAME}).", file=sys.stderr
+        )
         return 1
     print(f"\nThe loss: {Path(RUN) / 'loss.png'}   everything about the run: {Path(RUN) / 'report.html'}")
     in_venv = Path(sys.prefix).name == ".venv" and Path(sys.prefix).parent == Path.cwd()

@@ -45,14 +45,20 @@ def test_ddp_example_is_two_processes(tmp_path):
 
 @pytest.mark.parametrize("file", RECIPES, ids=[f.stem for f in RECIPES])
 def test_recipe_of_the_tiny_model_is_planned(file, tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
-    done = swift("plan", "-c", file, "--objective", file.stem, "--model", "tiny", "--dataset", tmp_path / "rows.jsonl", cwd=tmp_path)
+    (tmp_path / "rows.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    )
+    done = swift(
+        "plan", "-c", file, "--objective", file.stem, "--model", "tiny", "--dataset", tmp_path / "rows.jsonl", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr + done.stdout[-2000:]
 
 
 @pytest.mark.slow
 def test_quickstart_changes_the_answers(tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "examples" / "quickstart.py"], capture_output=True, encoding="utf-8", cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "quickstart.py"], capture_output=True, encoding="utf-8", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     after = [line for line in done.stdout.splitlines() if line.strip().startswith("after:")]
     assert len(after) == 3 and sum("Swifty" in line for line in after) >= 2
@@ -62,7 +68,10 @@ def test_quickstart_changes_the_answers(tmp_path):
 @pytest.mark.slow
 def test_python_example_runs(tmp_path):
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "train_in_python.py", str(tmp_path / "run")], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, ROOT / "examples" / "train_in_python.py", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert (tmp_path / "run" / "final").is_dir()

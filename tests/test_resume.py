@@ -140,3 +140,13 @@ def test_a_full_disk_while_saving_loses_nothing(model_folder: Path, dataset: Any
     again = subprocess.run(command("--resume", str(run)), env=env, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-2000:]
     assert (run.final / "model.safetensors").is_file()
+
+
+def test_a_run_can_be_resumed_from_another_folder(
+    model_folder: Path, dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(dataset(24).parent)
+    run = swift.train(model=model_folder, dataset="24.jsonl", output=tmp_path / "run", **(FLAGS | {"max_steps": 2, "progress": False}))
+    monkeypatch.chdir(tmp_path)
+    assert len(swift.train(resume="run", max_steps=4).losses) == 4
+    assert [row["step"] for row in run.log() if "loss" in row] == [1, 2, 3, 4]

@@ -40,7 +40,9 @@ def run(*command: object, env: dict[str, str] | None = None, cwd: Path | None = 
 def source(tmp_path_factory) -> Path:
     """A copy of the checkout without .git, .venv and caches: builds leave nothing in the real one."""
     copy = tmp_path_factory.mktemp("source") / "swift"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "runs", "dist", "build", ".*_cache"))
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "runs", "dist", "build", ".*_cache")
+    )
     return copy
 
 
@@ -130,10 +132,12 @@ def test_release_sdist_is_pinned_too(source, tmp_path):
 def test_checkout_resolves_to_its_own_folders(source, tmp_path, target, extra):
     """What pip would install from a checkout, by its own report: the members from their folders."""
     report = tmp_path / "report.json"
-    run(sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--no-build-isolation", "--quiet",
+    run(sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--no-build-isolation", "-q",
         "--report", report, target, cwd=source)  # fmt: skip
     (item,) = json.loads(report.read_text(encoding="utf-8"))["install"]
-    urls = {r.split(" @ ")[0]: r.split(" @ ")[1] for r in item["metadata"]["requires_dist"] if " @ " in r and "extra ==" not in r}
+    urls = {
+        r.split(" @ ")[0]: r.split(" @ ")[1] for r in item["metadata"]["requires_dist"] if " @ " in r and "extra ==" not in r
+    }
     assert urls["swift-llm-core"] == (source / "core").as_uri()
     assert set(urls) <= {m.dist for m in MEMBERS}
     if extra:

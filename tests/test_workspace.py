@@ -110,11 +110,12 @@ def test_bootstrap_installs_what_the_extras_name(root):
 
 
 def test_every_direct_requirement_is_pinned_in_constraints(root):
-    pinned = [Requirement(line) for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [Requirement(line) for line in lines if line and line[0] != "#"]
     wanted = [r for extra in root["tool"]["hatch"]["metadata"]["hooks"]["custom"]["extras"].values() for r in extra]
     for member in MEMBERS:
         meta = toml(ROOT / member.folder / "pyproject.toml")["project"]
-        wanted += meta["dependencies"] + sum(meta.get("optional-dependencies", {}).values(), [])
+        wanted += [*meta["dependencies"], *(r for extra in meta.get("optional-dependencies", {}).values() for r in extra)]
     for requirement in map(Requirement, wanted):
         if requirement.name.startswith("swift-llm"):
             continue

@@ -8,6 +8,7 @@ a syntax error.
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -65,18 +66,17 @@ def pip(*args):
     if code:
         stop(
             "pip failed with exit code {} (its message is above)".format(code),
-            "check the connection to the package index and the space on the disk, then run the same make again; it goes on from here",
+            "check the connection to the package index and the space on the disk, then run the same make again",
         )
 
 
 def make_venv():
     if os.path.exists(PYTHON):
-        code = subprocess.call([PYTHON, "-c", "import pip, sys; sys.exit(sys.version_info[:2] != {})".format(tuple(sys.version_info[:2]))])
-        if code == 0:
+        same = "import pip, sys; sys.exit(sys.version_info[:2] != {})".format(tuple(sys.version_info[:2]))
+        if subprocess.call([PYTHON, "-c", same]) == 0:
             return
         print("  .venv is damaged or was made by another Python: making it anew")
-    import shutil
-    import venv
+    import venv  # here: check() says what to install where it is missing
 
     if shutil.disk_usage(ROOT).free < FREE_BYTES:
         print("  warning: less than 3 GiB are free here; torch and its libraries may not fit")

@@ -54,7 +54,7 @@ def members() -> list[Member]:
 
 
 def dev_requirements() -> str:
-    head = "# Written by `python tools/members.py --write`. Editable installs of every package; run pip at the root of the checkout.\n"
+    head = "# Written by `python tools/members.py --write`. Every package, editable; run pip at the root of the checkout.\n"
     return head + "".join(f"-e ./{m.folder}\n" for m in members())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from swift.config import aliases, schema, spelling
 from swift.config.loader import load
-from swift.errors import ConfigError, PluginNotFound, SwiftError
+from swift.errors import ConfigError, SwiftError
 
 DATA = Path(__file__).parent / "data"
 COMMANDS = {
@@ -96,7 +97,9 @@ def test_every_default_of_ms_swift_may_be_given_explicitly(verb, read):
     base = BASE if verb in ("sft", "pt") else ("--model", "m")
     refused = {}
     for name, text in FIELDS[verb].items():
-        if not text or text == "–" or name in ("debug", "report_to"):  # ours: --debug; tensorboard is not installed in this test
+        if (
+            not text or text == "–" or name in ("debug", "report_to")
+        ):  # ours: --debug; tensorboard is not installed in this test
             continue
         value = ast.literal_eval(text)
         words = [str(v) for v in value] if isinstance(value, list) else [str(value)]
@@ -129,17 +132,18 @@ def test_aliases_point_to_fields_that_exist():
 
 
 def test_an_ms_swift_command_line_runs_unchanged(read):
-    resolved = read(
-        "--model", "Qwen/Qwen3-0.6B", "--tuner_type", "lora", "--dataset", "a.jsonl#500", "b.jsonl", "--torch_dtype", "bfloat16",
-        "--num_train_epochs", "1", "--per_device_train_batch_size", "2", "--per_device_eval_batch_size", "4", "--learning_rate", "1e-4",
-        "--lora_rank", "16", "--lora_alpha", "64", "--target_modules", "all-linear", "--gradient_accumulation_steps", "16",
-        "--eval_steps", "50", "--save_steps", "50", "--save_total_limit", "2", "--logging_steps", "5", "--max_length", "2048",
-        "--output_dir", "output", "--system", "You are a helpful assistant.", "--warmup_ratio", "0.05", "--dataloader_num_workers", "4",
-        "--attn_impl", "flash_attn", "--packing", "true", "--use_liger_kernel", "false", "--deepspeed", "", "--report_to", "none",
-        "--split_dataset_ratio", "0.01", "--truncation_strategy", "delete", "--model_author", "swift", "--model_name", "swift-robot",
-        "--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", '{"min_lr_rate": 0.1}', "--adam_beta2", "0.98",
-        "--add_version", "False", "--ddp_timeout", "1800", "--max_steps", "-1", "--eval_strategy", "steps", "--seed", "42",
-    )  # fmt: skip
+    command = """
+        --model Qwen/Qwen3-0.6B --tuner_type lora --dataset 'a.jsonl#500' b.jsonl --torch_dtype bfloat16
+        --num_train_epochs 1 --per_device_train_batch_size 2 --per_device_eval_batch_size 4 --learning_rate 1e-4
+        --lora_rank 16 --lora_alpha 64 --target_modules all-linear --gradient_accumulation_steps 16 --eval_steps 50
+        --save_steps 50 --save_total_limit 2 --logging_steps 5 --max_length 2048 --output_dir output --system 'You are
+        a helpful assistant.' --warmup_ratio 0.05 --dataloader_num_workers 4 --attn_impl flash_attn --packing true
+        --use_liger_kernel false --deepspeed '' --report_to none --split_dataset_ratio 0.01 --truncation_strategy
+        delete --model_author swift --model_name swift-robot --lr_scheduler_type cosine_with_min_lr
+        --lr_scheduler_kwargs '{"min_lr_rate": 0.1}' --adam_beta2 0.98 --add_version False --ddp_timeout 1800
+        --max_steps -1 --eval_strategy steps --seed 42
+    """
+    resolved = read(*shlex.split(command))
     train, data = resolved.sections["train"], resolved.sections["data"]
     assert (train.epochs, train.batch_size, train.eval_batch_size, train.learning_rate) == (1.0, 2, 4, 1e-4)
     assert (train.lr_scheduler, train.min_lr_ratio, train.max_steps) == ("cosine", 0.1, 0)
@@ -181,7 +185,8 @@ def test_an_ms_swift_yaml_runs_unchanged(read, tmp_path):
         (("--fp16", "true"), "model.dtype", "float16"),
         (("--bf16", "false"), "model.dtype", "auto"),
         (("--use_flash_attn",), "model.attention", "flash_attention_2"),
-        (("--use_hf", "true"), "model.hub", "auto"),
+        (("--use_hf", "true"), "model.hub", "huggingface"),
+        (("--use_hf", "false"), "model.hub", "auto"),
         (("--packing", "false"), "data.batching", "padded"),
         (("--packing", "false", "--padding_free", "true"), "data.batching", "padding_free"),
         (("--padding_free", "true", "--packing", "false"), "data.batching", "padding_free"),
@@ -200,11 +205,7 @@ def test_an_ms_swift_yaml_runs_unchanged(read, tmp_path):
         (("--model_type", "qwen3"), "model.id", "m"),
     ],
 )
-def test_values_are_translated(read, argv, path, value, monkeypatch):
-    if "--use_hf" in argv:
-        with pytest.raises(PluginNotFound, match="huggingface"):
-            read(*BASE, *argv)
-        return
+def test_values_are_translated(read, argv, path, value):
     section, field = path.split(".")
     assert getattr(read(*BASE, *argv).sections[section], field) == value
 
@@ -224,7 +225,10 @@ def test_articles(read):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (("--deepspeed", "zero2"), "flag --deepspeed: zero2: understood, not built yet: ZeRO (comes with the deepspeed strategy)"),
+        (
+            ("--deepspeed", "zero2"),
+            "flag --deepspeed: zero2: understood, not built yet: ZeRO (comes with the deepspeed strategy)",
+        ),
         (("--quant_bits", "4"), "understood, not built yet: quantization (comes with the quantizer plugins)"),
         (("--use_liger_kernel", "true"), "understood, not built yet: Liger kernels"),
         (("--use_liger_kernel",), "understood, not built yet: Liger kernels"),
@@ -234,7 +238,8 @@ def test_articles(read):
         (("--loss_scale", "hermes"), "understood, not built yet: loss weights"),
         (("--use_chat_template", "false"), "understood, not built yet: plain text for tuning"),
         (("--lr_scheduler_kwargs", "{"), "wants JSON, got '{'"),
-        (("--fp16", "maybe"), "wants true or false, got 'maybe'"),
+        (("--fp16", "maybe"), "argument maybe: unexpected; --fp16 takes true or false"),
+        (("--fp16=maybe",), "flag --fp16: wants true or false, got 'maybe'"),
         (("--resume_from_checkpoint", "true"), "wants the run directory"),
         (("--save_steps", "0.1"), "save_steps as a share of all steps; give a whole number"),
         (("--lora_rank", "0"), "flag --lora_rank: wants a number of at least 1, got 0"),
@@ -261,7 +266,9 @@ def test_what_is_switched_off_is_accepted_in_silence(read, argv):
 
 def test_parallel_blocks_of_the_articles(refused, read, tmp_path):
     file = tmp_path / "p.yaml"
-    file.write_text("model: m\ndataset: d\nparallelization:\n  tensor_parallel_size: 2\n  zero_stage: 3\n  nnodes: 2\n", encoding="utf-8")
+    file.write_text(
+        "model: m\ndataset: d\nparallelization:\n  tensor_parallel_size: 2\n  zero_stage: 3\n  nnodes: 2\n", encoding="utf-8"
+    )
     text = refused(str(file))
     assert "p.yaml:4: parallel.tensor_parallel_size 2: understood, not built yet: tensor and pipeline parallelism" in text
     assert "p.yaml:5: parallel.zero_stage 3: understood, not built yet: ZeRO" in text and "2 faults" in text
@@ -270,7 +277,18 @@ def test_parallel_blocks_of_the_articles(refused, read, tmp_path):
 
 
 def test_adapters_of_inference(read, refused):
-    resolved = read("--adapters", "runs/a", "poet=runs/b", "--max_batch_size", "4", "--infer_backend", "pt", "--stream", "true", verb="infer")
+    resolved = read(
+        "--adapters",
+        "runs/a",
+        "poet=runs/b",
+        "--max_batch_size",
+        "4",
+        "--infer_backend",
+        "pt",
+        "--stream",
+        "true",
+        verb="infer",
+    )
     assert list(resolved.positional) == ["runs/a"] and resolved.sections["engine"].adapters == {"poet": "runs/b"}
     assert resolved.sections["infer"].batch_size == 4 and resolved.sections["engine"].name == "transformers"
     assert "wants name=path for every adapter but one" in refused("--adapters", "a", "b", verb="infer")

@@ -81,17 +81,23 @@ evaluation.eval_steps: 10
     )
     by_file = read("-c", path)
     by_flags = read(
-        "--model", "m", "--dtype", "bfloat16", "--dataset", "a.jsonl", "b.json#100", "--columns", "question=query", "--tuner", "dora",
-        "--dora.rank", "16", "--dora.target_modules", "q_proj", "v_proj", "--learning-rate=1e-4", "--train.epochs", "2", "--no-progress",
-        "--eval_steps", "10",
-    )  # fmt: skip
+        *["--model", "m", "--dtype", "bfloat16", "--dataset", "a.jsonl", "b.json#100", "--columns", "question=query", "--tuner", "dora", "--dora.rank", "16"],
+        *["--dora.target_modules", "q_proj", "v_proj", "--learning-rate=1e-4", "--train.epochs", "2", "--no-progress", "--eval_steps", "10"],
+    )
     by_python = read(
         values={
-            "model": "m", "model.dtype": "bfloat16", "dataset": ["a.jsonl", "b.json#100"], "columns": {"question": "query"}, "tuner": "dora",
-            "dora": {"rank": 16, "target_modules": ("q_proj", "v_proj")}, "learning_rate": 1e-4, "train": {"epochs": 2}, "progress": False,
+            "model": "m",
+            "model.dtype": "bfloat16",
+            "dataset": ["a.jsonl", "b.json#100"],
+            "columns": {"question": "query"},
+            "tuner": "dora",
+            "dora": {"rank": 16, "target_modules": ("q_proj", "v_proj")},
+            "learning_rate": 1e-4,
+            "train": {"epochs": 2},
+            "progress": False,
             "evaluation": {"eval_steps": 10},
         }
-    )  # fmt: skip
+    )
     assert by_file.plain() == by_flags.plain() == by_python.plain()
     assert by_file.sections["train"].learning_rate == 1e-4
     assert by_file.settings["dora"] == {"rank": 16, "target_modules": ["q_proj", "v_proj"]}
@@ -369,7 +375,9 @@ def test_empty_file_and_byte_order_mark(read, tmp_path, file):
 
 
 def test_secrets_are_nowhere(read, refused, file):
-    resolved = read(*BASE, "--hub_token", "hf_secret", "--tracker", "board", "--board.api_key", "k_secret", "--board.project", "p")
+    resolved = read(
+        *BASE, "--hub_token", "hf_secret", "--tracker", "board", "--board.api_key", "k_secret", "--board.project", "p"
+    )
     assert resolved.sections["model"].hub_token.get_secret_value() == "hf_secret"
     board = resolved.settings_for(parts().registry().find("tracker", "board"))
     assert board.api_key.get_secret_value() == "k_secret"

@@ -45,10 +45,15 @@ WAYS = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (4, 1, 2), (1, 4, 2), (2, 2, 2), (1, 2,
 @pytest.mark.parametrize(("micro", "accumulation", "world"), WAYS)
 def test_a_step_is_the_same_however_it_is_divided(layout: str, micro: int, accumulation: int, world: int) -> None:
     rows = Rows(LENGTHS)
-    units = choose_units(rows, "packed", packing_length=60, keeps_documents_apart=True) if layout == "packed" else singles(rows, layout)
+    units = (
+        choose_units(rows, "packed", packing_length=60, keeps_documents_apart=True)
+        if layout == "packed"
+        else singles(rows, layout)
+    )
     whole = StepLoader(rows, units, micro_batch=8, accumulation=1)
     ranks = [
-        StepLoader(rows, units, micro_batch=micro, accumulation=accumulation, world_size=world, rank=rank) for rank in range(world)
+        StepLoader(rows, units, micro_batch=micro, accumulation=accumulation, world_size=world, rank=rank)
+        for rank in range(world)
     ]
     for step in range(2 * whole.steps_per_epoch):
         shares = [loader.step(step) for loader in ranks]
@@ -96,7 +101,10 @@ def test_a_rank_without_rows_gets_one_without_labels() -> None:
 
 
 def test_labels_are_shifted_inside_each_document() -> None:
-    rows = [(np.array([5, 6, 7], np.int32), np.array([0, 1, 1], np.float32)), (np.array([8, 9], np.int32), np.array([1, 1], np.float32))]
+    rows = [
+        (np.array([5, 6, 7], np.int32), np.array([0, 1, 1], np.float32)),
+        (np.array([8, 9], np.int32), np.array([1, 1], np.float32)),
+    ]
     flat = collate(rows, "padding_free")
     assert flat.inputs["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
     assert flat.inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1]]

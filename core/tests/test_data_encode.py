@@ -18,11 +18,12 @@ from swift.errors import ConfigError, DataError, ModelError
 
 DATA = Path(__file__).parent / "data"
 SPECIAL = [
-    "<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "[INST]", "[/INST]",
-    "<start_of_turn>", "<end_of_turn>", "<｜User｜>", "<｜Assistant｜>",
+    "<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
+    "[INST]", "[/INST]", "<start_of_turn>", "<end_of_turn>", "<｜User｜>", "<｜Assistant｜>",
 ]  # fmt: skip
 CORPUS = [
-    "system user assistant model tool think Hello there. How are you today? I am fine, thank you. What is two plus two? It is four.",
+    "system user assistant model tool think Hello there. How are you today? I am fine, thank you.",
+    "What is two plus two? It is four.",
     "You are a helpful assistant. Be brief.\n\nSure:\n  - one\n  - two\n", '{"name": "add", "arguments": {"a": 1}}',
 ] * 4  # fmt: skip
 
@@ -43,7 +44,12 @@ def tokenizer(template: str | None, style: str = "bytes") -> PreTrainedTokenizer
     backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=900, special_tokens=special, initial_alphabet=alphabet))
     text = (DATA / "templates" / f"{template}.jinja").read_text(encoding="utf-8") if template else None
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", chat_template=text, clean_up_tokenization_spaces=False
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        chat_template=text,
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -51,8 +57,15 @@ STYLES = ("bytes", "trimmed", "metaspace")
 ASK, ASK2 = {"role": "user", "content": "Hello there."}, {"role": "user", "content": "What is two plus two?"}
 SAY, SAY2 = {"role": "assistant", "content": "Sure:\n  - one\n  - two ü"}, {"role": "assistant", "content": "It is four."}
 BRIEF = {"role": "system", "content": "Be brief."}
-ADD = {"type": "function", "function": {"name": "add", "description": "Add.", "parameters": {"type": "object", "properties": {}}}}
-CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}]}
+ADD = {
+    "type": "function",
+    "function": {"name": "add", "description": "Add.", "parameters": {"type": "object", "properties": {}}},
+}
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}],
+}
 
 CASES = {
     "qwen2.5": ("qwen2.5", [BRIEF, ASK, SAY, ASK2, SAY2], [f"{SAY['content']}<|im_end|>", "It is four.<|im_end|>"]),
@@ -126,7 +139,10 @@ def test_real_tool_rows() -> None:
     encoder = ChatEncoder(tokenizer("qwen2.5"))
     for record in load_records([str(DATA / "toolcall_sharegpt.json")]):
         example = encoder.chat(record)
-        assert example["input_ids"] == encoder.tokenizer.apply_chat_template(record["messages"], tools=record.get("tools"))["input_ids"]
+        assert (
+            example["input_ids"]
+            == encoder.tokenizer.apply_chat_template(record["messages"], tools=record.get("tools"))["input_ids"]
+        )
         assert len(trained(encoder, example)) == sum(m["role"] == "assistant" for m in record["messages"])
 
 
@@ -153,7 +169,12 @@ def test_an_assistant_that_speaks_first() -> None:
 
 def test_many_at_once_are_as_one_by_one() -> None:
     encoder = ChatEncoder(tokenizer("qwen2.5"))
-    records = [{"messages": [ASK, SAY]}, {"text": "Hello there."}, {"messages": [ASK2, SAY2]}, {"messages": [ASK], "images": ["x.png"]}]
+    records = [
+        {"messages": [ASK, SAY]},
+        {"text": "Hello there."},
+        {"messages": [ASK2, SAY2]},
+        {"messages": [ASK], "images": ["x.png"]},
+    ]
     single = [encoder.chat(records[0]), encoder.text("Hello there."), encoder.chat(records[2])]
     encoder.prepare(records)
     assert [encoder.chat(records[0]), encoder.text("Hello there."), encoder.chat(records[2])] == single
@@ -168,7 +189,9 @@ def test_text_begins_and_ends_as_the_tokenizer_does() -> None:
     example = ChatEncoder(plain).text("Hello there.")
     assert example == {"input_ids": [*ids, plain.eos_token_id], "loss_weight": [1.0] * (len(ids) + 1)}
     with_bos = tokenizer(None)
-    with_bos.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    with_bos.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
     assert ChatEncoder(with_bos).text("Hello there.")["input_ids"] == [1, *ids, 2]
 
 

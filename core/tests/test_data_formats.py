@@ -25,6 +25,7 @@ def turns(record: dict[str, Any]) -> list[tuple[str, str]]:
     return [(m["role"], m["content"]) for m in record["messages"]]
 
 
+ASKED = [{"role": "user", "content": "q"}]
 QA = [("user", "q"), ("assistant", "a")]
 
 
@@ -53,7 +54,7 @@ QA = [("user", "q"), ("assistant", "a")]
         ({"conversations": ["q", "a"]}, QA),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "model", "content": "a"}]}, QA),
         ({"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}, QA),
-        ({"messages": [{"role": "system", "content": ""}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, QA),
+        ({"messages": [{"role": "system", "content": ""}, *ASKED, {"role": "assistant", "content": "a"}]}, QA),
     ],
 )  # fmt: skip
 def test_shapes(values: dict[str, Any], expected: list[tuple[str, str]] | None) -> None:
@@ -129,7 +130,9 @@ def test_tool_calls_take_one_form() -> None:
     anthropic = convert({
         "messages": [
             {"role": "user", "content": "q"},
-            {"role": "assistant", "content": [{"type": "text", "text": "wait"}, {"type": "tool_use", "name": "f", "input": {"x": 1}}]},
+            {"role": "assistant", "content": [
+                {"type": "text", "text": "wait"}, {"type": "tool_use", "name": "f", "input": {"x": 1}},
+            ]},
             {"role": "user", "content": [{"type": "tool_result", "content": "[1]"}]}, {"role": "assistant", "content": "a"},
         ],
         "tools": [tool],
@@ -185,18 +188,19 @@ def test_names_are_put_in() -> None:
 @pytest.mark.parametrize(
     ("values", "reason", "advice"),
     [
-        ({"instruct": "q", "reply": "a"}, "column 'instruct' is unknown; columns are instruct, reply; did you mean instruction?",
+        ({"instruct": "q", "reply": "a"},
+         "column 'instruct' is unknown; columns are instruct, reply; did you mean instruction?",
          """--columns '{"instruct": "instruction", "reply": "response"}'"""),
         ({"a": 1, "b": 2}, "no known shape has the columns a, b", "--columns"),
         ({"query": "q", "note": "x"}, "no column holds the answer", "response"),
         ({"messages": []}, "messages is empty", ""),
         ({"messages": "hello"}, "messages is text; it is a list of messages", ""),
-        ({"messages": [{"role": "user", "content": "q"}, {"role": "bot", "content": "a"}]}, "message 2: role 'bot' is unknown; roles are",
+        ({"messages": [*ASKED, {"role": "bot", "content": "a"}]}, "message 2: role 'bot' is unknown; roles are",
          "\"bot\": \"assistant\""),
-        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]}, "message 2 .assistant.: content is empty", "fill"),
+        ({"messages": [*ASKED, {"role": "assistant", "content": " "}]}, "message 2 .assistant.: content is empty", "fill"),
         ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": None}]}, "content is empty", "fill"),
         ({"messages": [{"role": "system", "content": "s"}]}, "no message of the assistant", ""),
-        ({"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "q"}]}, "the last message is of the user", "remove it"),
+        ({"messages": [{"role": "assistant", "content": "a"}, *ASKED]}, "the last message is of the user", "remove it"),
         ({"messages": [{"speaker": "user", "content": "q"}]}, "message 1: has the keys speaker, content", ""),
         ({"messages": ["a", {"role": "user"}]}, "message 1 is text", ""),
         ({"messages": [{"role": "assistant", "content": "a", "loss": "much"}]}, "loss is 'much'", ""),
@@ -218,7 +222,11 @@ def test_a_row_that_does_not_fit_says_why(values: dict[str, Any], reason: str, a
 
 
 def test_prompts_alone_are_taken_where_no_answer_is_needed() -> None:
-    for values in ({"query": "q"}, {"messages": [{"role": "user", "content": "q"}]}, {"instruction": "q", "input": "", "output": ""}):
+    for values in (
+        {"query": "q"},
+        {"messages": [{"role": "user", "content": "q"}]},
+        {"instruction": "q", "input": "", "output": ""},
+    ):
         assert turns(convert(values, need_answer=False)) == [("user", "q")]
     with pytest.raises(DataError, match="no message to answer"):
         convert({"messages": [{"role": "system", "content": "s"}]}, need_answer=False)

@@ -54,7 +54,9 @@ def test_a_few_bad_rows_are_reported_and_many_stop(tmp_path: Path) -> None:
     full = tmp_path / "run" / "rejects.jsonl"
     with pytest.raises(TooManyRejects, match=r"2 of 20 rows \(10.0 %\) cannot be used; allowed are 5 %") as caught:
         load_records([file], max_bad_fraction=0.05, rejects_file=full)
-    assert f"{file}:19" in str(caught.value) and str(full) in str(caught.value) and "--max_bad_fraction 0.11" in caught.value.fix
+    assert (
+        f"{file}:19" in str(caught.value) and str(full) in str(caught.value) and "--max_bad_fraction 0.11" in caught.value.fix
+    )
     assert [json.loads(line)["line"] for line in full.read_text().splitlines()] == [19, 20]
     assert caught.value.rejects == records.rejects
 
@@ -71,7 +73,7 @@ def test_a_file_of_one_wrong_shape_is_explained_once(tmp_path: Path) -> None:
 def test_empty_files(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(content)
-    with pytest.raises(DataError, match="is empty|holds no rows"):
+    with pytest.raises(DataError, match=r"is empty|holds no rows"):
         load_records([str(path)])
 
 

@@ -40,8 +40,12 @@ def test_each_kind_gives_the_same_rows(tmp_path: Path, gz: str) -> None:
     assert read(write(tmp_path / f"a.jsonl{gz}", jsonl)) == ([(1, ROWS[0]), (2, ROWS[1]), (3, ROWS[2])], [])
     pretty = json.dumps(ROWS, ensure_ascii=False, indent=2)
     assert read(write(tmp_path / f"a.json{gz}", pretty)) == ([(2, ROWS[0]), (5, ROWS[1]), (8, ROWS[2])], [])
-    assert read(write(tmp_path / f"b.csv{gz}", 'text\none\n"two\nlines"\ndrei: ä\n'))[0] == [(2, ROWS[0]), (3, ROWS[1]), (5, ROWS[2])]
-    assert read(write(tmp_path / f"b.tsv{gz}", 'n\ttext\n1\tone\n'))[0] == [(2, {"n": "1", "text": "one"})]
+    assert read(write(tmp_path / f"b.csv{gz}", 'text\none\n"two\nlines"\ndrei: ä\n'))[0] == [
+        (2, ROWS[0]),
+        (3, ROWS[1]),
+        (5, ROWS[2]),
+    ]
+    assert read(write(tmp_path / f"b.tsv{gz}", "n\ttext\n1\tone\n"))[0] == [(2, {"n": "1", "text": "one"})]
     table = pa.Table.from_pylist(ROWS)
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink)
@@ -50,7 +54,9 @@ def test_each_kind_gives_the_same_rows(tmp_path: Path, gz: str) -> None:
         sink = pa.BufferOutputStream()
         with new(sink, table.schema) as writer:
             writer.write_table(table)
-        assert read(write(tmp_path / f"{name}.arrow{gz}", sink.getvalue().to_pybytes()))[0] == [(i + 1, r) for i, r in enumerate(ROWS)]
+        assert read(write(tmp_path / f"{name}.arrow{gz}", sink.getvalue().to_pybytes()))[0] == [
+            (i + 1, r) for i, r in enumerate(ROWS)
+        ]
 
 
 def test_text_is_blocks_or_lines(tmp_path: Path) -> None:
@@ -102,7 +108,9 @@ def test_variants_are_tolerated(tmp_path: Path, name: str, content: bytes) -> No
         ("a.txt", b"one\n\n\xff\n\nx\n", ["one", "x"], 3, "not UTF-8"),
     ],
 )  # fmt: skip
-def test_a_broken_row_is_rejected_alone(tmp_path: Path, name: str, content: bytes, kept: list[str], line: int, reason: str) -> None:
+def test_a_broken_row_is_rejected_alone(
+    tmp_path: Path, name: str, content: bytes, kept: list[str], line: int, reason: str
+) -> None:
     good, bad = read(write(tmp_path / name, content))
     assert [values["text"] for _, values in good] == kept
     assert [at for at, _ in bad] == [line]
@@ -235,7 +243,8 @@ def test_registered_names_and_hub_ids(tmp_path: Path, monkeypatch: pytest.Monkey
     assert shipped.files == (package / "rows.jsonl",) and shipped.columns["q"] == "query" and shipped.take == 3
     assert [row.values for row in resolve("counted", registry=registry).rows(seed=5)] == [{"text": "5"}, {"text": "6"}]
     for ref, names in (
-        ("org/name", ["train.jsonl", "train-00000.jsonl"]), ("fo::org/name:small", ["train.jsonl"]), ("remote", ["train.jsonl"]),
+        ("org/name", ["train.jsonl", "train-00000.jsonl"]), ("fo::org/name:small", ["train.jsonl"]),
+        ("remote", ["train.jsonl"]),
     ):  # fmt: skip
         assert [p.name for p in resolve(ref, registry=registry).files] == names
     with pytest.raises(DataError, match="is no file here, and on the hub: no dataset org/other"):

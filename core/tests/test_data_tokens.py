@@ -92,7 +92,8 @@ def test_rows_come_back_as_they_were_encoded(parts: Any, tmp_path: Path) -> None
     assert weights.tolist() == [0.0, 0.5, 0.5, 1.0, 0.25, 0.0, 0.0, 1.0]
     assert data.origin(1) == "a.jsonl:2"
     assert data.stats == {
-        "rows": 3, "tokens": 16, "trained_tokens": 4 + 5 + 2, "length_p50": 5, "length_p90": 8, "length_p99": 8, "length_max": 8, "rejects": 0,
+        "rows": 3, "tokens": 16, "trained_tokens": 4 + 5 + 2, "rejects": 0,
+        "length_p50": 5, "length_p90": 8, "length_p99": 8, "length_max": 8,
     }  # fmt: skip
     assert "3 rows, 16 tokens (69 % trained on)" in data.describe()
 
@@ -107,7 +108,7 @@ def test_many_chunks(parts: Any, tmp_path: Path) -> None:
 
 def test_the_second_time_nothing_is_encoded_or_even_read(parts: Any, tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
-    file.write_text("".join(json.dumps({"text": t}) + "\n" for t in [*["hello"] * 30, "bad"]) + "broken\n")
+    file.write_text("".join(json.dumps({"text": t}) + "\n" for t in [*["hello"] * 29, "I am {{name}}", "bad"]) + "broken\n")
 
     def lazy() -> RecordSet:
         return load_records([str(file)], lazy=True, max_bad_fraction=0.1)
@@ -121,6 +122,7 @@ def test_the_second_time_nothing_is_encoded_or_even_read(parts: Any, tmp_path: P
     assert [str(r) for r in first.rejects] == [f"{file}:31: it is bad (make it good)"]
     assert first.rejects == second.rejects
     assert first.source_rejects == second.source_rejects and second.source_rejects[0].line == 32
+    assert first.notes == second.notes and "--model_name" in second.notes[0]
     assert first.guesses == second.guesses and "text, 31 rows" in second.guesses[0]
     assert encoders[0].counters == encoders[1].counters == Counter({"rows prepared": 31})
     unread = lazy()
@@ -140,7 +142,10 @@ def test_the_key_follows_content_encoder_and_objective(parts: Any, tmp_path: Pat
 def test_rows_that_cannot_be_encoded_are_reported(parts: Any, tmp_path: Path) -> None:
     texts = rows(*["fine"] * 38, "bad", "masked")
     data = tokenize(texts, parts.encode, parts.ByteEncoder(), cache_dir=tmp_path)
-    assert [(r.line, r.reason) for r in data.rejects] == [(39, "it is bad"), (40, "no token is trained on: all labels are masked")]
+    assert [(r.line, r.reason) for r in data.rejects] == [
+        (39, "it is bad"),
+        (40, "no token is trained on: all labels are masked"),
+    ]
     with pytest.raises(TooManyRejects, match=r"2 of 40 rows \(5.0 %\)") as caught:
         tokenize(texts, parts.encode, parts.ByteEncoder(), cache_dir=tmp_path, max_bad_fraction=0.01)
     assert caught.value.rejects == data.rejects
@@ -238,7 +243,11 @@ def test_a_kill_leaves_no_half_file(parts: Any, tmp_path: Path) -> None:
 
 
 def test_two_processes_build_the_same_cache_at_once(parts: Any, tmp_path: Path) -> None:
-    code = textwrap.dedent(BUILD) + "d = tokenize(records, encode, ByteEncoder(), cache_dir=sys.argv[1]); print(len(d), bytes(d[1499][0]).decode())"
+    code = (
+        textwrap.dedent(BUILD)
+        + "d = tokenize(records, encode, ByteEncoder(), cache_dir=sys.argv[1])\n"
+        + "print(len(d), bytes(d[1499][0].tolist()).decode())"
+    )
     both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [p.communicate(timeout=60)[0].strip() for p in both] == ["1500 row 1499"] * 2
     assert len(list(tmp_path.iterdir())) == 1
@@ -284,7 +293,10 @@ def test_a_killed_worker_loses_nothing(parts: Any) -> None:
 
 def test_workers_that_cannot_start_and_code_that_cannot_travel(parts: Any) -> None:
     chunks = [rows("one"), rows("two")]
-    assert [t for t, _, _ in chunks_of(parts, chunks, command=[sys.executable, "-c", "raise SystemExit(1)"])] == [["one"], ["two"]]
+    assert [t for t, _, _ in chunks_of(parts, chunks, command=[sys.executable, "-c", "raise SystemExit(1)"])] == [
+        ["one"],
+        ["two"],
+    ]
     local = encode_in_processes(chunks, lambda record, encoder: parts.encode(record, encoder), parts.ByteEncoder(), workers=2)
     assert [c.batch.num_rows for c in local] == [1, 1]
 

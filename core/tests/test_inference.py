@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from swift.api import Generation
 from swift.cli.chat import main as chat_main
 from swift.cli.infer import main as infer_main
@@ -26,7 +28,6 @@ from swift.plugins.loading import component_of, instantiate
 from swift.plugins.registry import discover
 from swift.run_dir import RunDir
 from swift.testing import CONVERSATIONS, byte_tokenizer, tiny_folder
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 REGISTRY = discover()
 MODELS = REGISTRY.find("model", "transformers")
@@ -145,7 +146,9 @@ def test_a_peft_folder_of_any_origin_finds_its_base(run: RunDir, base: Path, tmp
     assert ask(adapter) == ask(run)
     moved = tmp_path / "elsewhere"
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(moved)}), encoding="utf-8")
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({**config, "base_model_name_or_path": str(moved)}), encoding="utf-8"
+    )
     with pytest.raises(ModelError, match=f"trained on {moved}.*not there") as error:
         source_of(adapter)
     assert "--model" in error.value.fix
@@ -225,7 +228,7 @@ def test_words_that_mean_nothing_are_answered(run: RunDir, base: Path, tmp_path:
     with pytest.raises(ConfigError, match="for runs"):
         source_of(base, "--base_only")
     with pytest.raises(ConfigError, match="adapter poet"):
-        source_of(run, "--adapters.poet", str(tmp_path / "nothing"))
+        source_of(run, "--adapters", f"poet={tmp_path}/nothing")
     with pytest.raises(CheckpointError, match="no checkpoint 'step-9'"):
         source_of(run, "--checkpoint", "step-9")
 
@@ -314,9 +317,7 @@ def test_a_file_is_answered_row_by_row_with_the_last_answer_as_reference(run: Ru
         assert row["response"] == reference(base, run.final, row["messages"][-1]["content"], tokens=8)
 
 
-def test_an_interrupted_file_goes_on_where_it_stopped(
-    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupted_file_goes_on_where_it_stopped(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, result = write_rows(tmp_path / "in.jsonl", CONVERSATIONS), tmp_path / "out.jsonl"
     argv = (str(run), "--input", str(file), "--result", str(result), "--batch_size", "3")
     assert infer(*argv) == 0
@@ -333,7 +334,7 @@ def test_an_interrupted_file_goes_on_where_it_stopped(
 
 
 def test_a_killed_process_loses_no_answer(run: RunDir, tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "in.jsonl", CONVERSATIONS * 40)
+    file = write_rows(tmp_path / "in.jsonl", CONVERSATIONS * 15)
     result = tmp_path / "out.jsonl"
     command = [sys.executable, "-m", "swift", "infer", str(run), "--input", str(file), "--result", str(result)]
     command += ["--batch_size", "2", "--max_new_tokens", "8"]
@@ -344,10 +345,10 @@ def test_a_killed_process_loses_no_answer(run: RunDir, tmp_path: Path) -> None:
     process.wait()
     written = result.read_bytes()
     kept = written[: written.rfind(b"\n") + 1]
-    assert 0 < kept.count(b"\n") < 320
+    assert 0 < kept.count(b"\n") < 120
     assert infer(str(run), "--input", str(file), "--result", str(result), "--batch_size", "16") == 0
     assert result.read_bytes().startswith(kept)
-    assert [r["index"] for r in rows_of(result)] == list(range(320))
+    assert [r["index"] for r in rows_of(result)] == list(range(120))
 
 
 def test_a_result_file_never_mixes_answers(run: RunDir, base: Path, tmp_path: Path) -> None:
@@ -365,9 +366,7 @@ def test_a_result_file_never_mixes_answers(run: RunDir, base: Path, tmp_path: Pa
     assert whole
 
 
-def test_bad_rows_are_told_and_the_others_answered(
-    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_rows_are_told_and_the_others_answered(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, result = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     good = json.dumps(CONVERSATIONS[0])
     file.write_text(f'{good}\n{{"messages": [{{"role": "user"\n{good}\n{json.dumps({"prompt": "x" * 600})}\n', encoding="utf-8")
@@ -407,7 +406,7 @@ def test_faults_of_input_and_output_come_before_the_model(run: RunDir, tmp_path:
 
 def test_further_adapters_answer_by_name(run: RunDir, root: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     poet = make_run(root / "poet", base, seed=5)
-    argv = (str(run), "--prompt", "Who are you?", "--adapters.poet", str(poet))
+    argv = (str(run), "--prompt", "Who are you?", "--adapters", f"poet={poet}")
     assert infer(*argv, "--adapter", "poet") == 0
     spoken = capsys.readouterr().out
     assert spoken == reference(base, poet.final, tokens=8) + "\n" != reference(base, run.final, tokens=8) + "\n"

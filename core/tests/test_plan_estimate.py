@@ -19,8 +19,8 @@ GIB = 2**30
 
 def small(model_type: str = "qwen3", **extra: Any) -> tuple[Any, Shapes]:
     values: dict[str, Any] = {
-        "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 384,
-        "vocab_size": 320, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, **extra,
+        "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 384, "vocab_size": 320, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, **extra,
     }  # fmt: skip
     config = AutoConfig.for_model(model_type, **values)
     return config, shapes_of(json.loads(config.to_json_string()))
@@ -127,8 +127,8 @@ def test_frozen_blocks_do_not_train() -> None:
 
 
 def test_zero_splits_what_it_says() -> None:
-    """Rajbhandari et al. 2020: with mixed precision out of the picture, 4 + 4 + 8 bytes a parameter; stage 1 splits the 8, 2 also
-    the gradients, 3 everything."""
+    """Rajbhandari et al. 2020: with mixed precision out of the picture, 4 + 4 + 8 bytes a parameter; stage 1 splits
+    the 8, stage 2 also the gradients, stage 3 everything."""
     shapes = shapes_of(QWEN3_8B)
     setup = est.Setup(shapes, "float32", tokens=1)
     n = shapes.parameters

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from swift.api import (
     DatasetSpec,
     DeviceInfo,
     DeviceSpec,
+    HubSpec,
     LauncherSpec,
     ModelSpec,
     Need,
@@ -40,16 +43,38 @@ CONFIG = {
 }  # fmt: skip
 GPU_FACTS: dict[str, Any] = {"device.dtypes": ("bfloat16", "float32"), "device.collectives": ("nccl",)}
 HOST_FACTS: dict[str, Any] = {"device.dtypes": ("float32", "bfloat16"), "device.collectives": ("gloo",)}
+MADE_UP = """
+from swift.api import Hub, ModelError
+
+HERE = {}
+FOLDER, CALLS = [], []
+
+class MadeUpHub(Hub):
+    def resolve_model(self, repo_id, *, revision=None, weights=True):
+        CALLS.append((repo_id, revision, weights))
+        if not FOLDER:
+            raise ModelError(f"{repo_id} cannot be reached", fix="check the network")
+        return FOLDER[0]
+
+    def resolve_dataset(self, repo_id, *, revision=None, subset="", split=""):
+        raise NotImplementedError
+
+def host():
+    return HERE.get("host")
+
+def gpu():
+    return HERE.get("gpu")
+"""
 HERE: dict[str, DeviceInfo | None] = {}
-"""Device name -> what its probe finds in this test."""
+"""Device -> what its probe finds in this test; absent ones find None."""
 
 SPECS: list[Spec] = [
     ObjectiveSpec(name="sft", impl="x:Y"),
     TunerSpec(name="lora", impl="x:Y", learning_rate=3e-4),
     TunerSpec(name="full", impl="x:Y", artifact="model", trainable="all", learning_rate=2e-5),
     OptimizerSpec(name="adamw", impl="x:Y"),
-    DeviceSpec(name="host", impl="x:Y", probe=f"{__name__}:probe_host", facts=HOST_FACTS),
-    DeviceSpec(name="gpu", impl="x:Y", probe=f"{__name__}:probe_gpu", priority=10, facts=GPU_FACTS),
+    DeviceSpec(name="host", impl="x:Y", probe="made_up_devices:host", facts=HOST_FACTS),
+    DeviceSpec(name="gpu", impl="x:Y", probe="made_up_devices:gpu", priority=10, facts=GPU_FACTS),
     ParallelSpec(name="alone", impl="x:Y", needs=(Need("parallel.world_size <= 1", why="it is one process"),)),
     ParallelSpec(name="copies", impl="x:Y", multi_process=True, launcher="starter"),
     ParallelSpec(
@@ -91,11 +116,13 @@ def resolved(folder: Path | str, verb: str = "sft", /, extra: dict[str, Any] | N
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    # The probes are found by name from the registry's entries; here they answer from a table.
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    (tmp_path / "made_up_devices.py").write_text(MADE_UP, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "made_up_devices", raising=False)
     HERE.clear()
     HERE["host"] = DeviceInfo(1, ("a processor",), 16 * GIB, {"device.tflops": 0.1})
-    monkeypatch.setattr(planner, "probe", lambda entry: HERE.get(entry.name) or DeviceInfo(0))
+    importlib.import_module("made_up_devices").HERE = HERE
     return Registry(entries=[Entry(spec) for spec in SPECS])
 
 
@@ -172,7 +199,7 @@ def test_more_processes_than_accelerators_are_refused(registry: Registry, model:
 
 def test_an_absent_device_is_refused_here_and_planned_elsewhere(registry: Registry, model: Path, data: str) -> None:
     plan = make_plan(resolved(model, data=data, device="gpu"), registry)
-    with pytest.raises(PlanRefused, match="this machine has no gpu device; present: host"):
+    with pytest.raises(PlanRefused, match=r"this machine has no gpu device; present: host"):
         refuse(plan)
     elsewhere = make_plan(resolved(model, "plan", data=data, device="gpu"), registry)
     assert not elsewhere.refused
@@ -311,8 +338,35 @@ def test_names_are_looked_up_in_the_catalog(registry: Registry, data: str) -> No
         refuse(make_plan(resolved("knwon", data=data), registry))
     with pytest.raises(ModelError, match="no hub is installed"):
         refuse(make_plan(resolved("Known-1", data=data), registry))
-    with pytest.raises(ModelError, match="no hub has the prefix 'hf'|no installed hub has the prefix 'hf'"):
+    with pytest.raises(ModelError, match="no installed hub has the prefix 'hf'"):
         refuse(make_plan(resolved("hf::org/name", data=data), registry))
+
+
+HUB = Entry(HubSpec(name="hub", impl="made_up_devices:MadeUpHub", prefix="hb"))
+
+
+@pytest.mark.parametrize("name", ["known", "org/known", "hb::org/known"])
+def test_weights_are_fetched_only_for_a_run_that_may_start(registry: Registry, model: Path, data: str, name: str) -> None:
+    made_up = sys.modules["made_up_devices"]
+    made_up.FOLDER.append(model)
+    with_hub = Registry(entries=[*registry.entries(), HUB])
+    plan = make_plan(resolved(name, data=data), with_hub)
+    assert made_up.CALLS == [("org/known", None, False), ("org/known", None, True)]
+    assert plan.model_folder == str(model) and plan.components["hub"].name == "hub"
+    for other in (resolved(name, "plan", data=data), resolved(name, data="missing.jsonl")):
+        made_up.CALLS.clear()
+        make_plan(other, with_hub)
+        assert made_up.CALLS == [("org/known", None, False)]
+
+
+def test_a_hub_out_of_reach_leaves_what_the_catalog_says(registry: Registry, data: str) -> None:
+    with_hub = Registry(entries=[*registry.entries(), HUB])
+    plan = make_plan(resolved("known", "plan", data=data), with_hub)
+    assert plan.problems[0].level == "unverified" and "cannot be reached" in plan.problems[0].message
+    with pytest.raises(ModelError, match="cannot be reached"):
+        refuse(make_plan(resolved("known", data=data), with_hub))
+    with pytest.raises(ModelError, match="cannot be reached"):
+        refuse(make_plan(resolved("org/unknown", "plan", data=data), with_hub))
 
 
 # ------------------------------------------------------------------------------------------------------------------ sizes

@@ -50,11 +50,12 @@ def infer(source: Source, *, sections: Mapping[str, Any], settings: Mapping[str,
     section, engine = sections["infer"], sections["engine"]
     if engine.adapter and engine.adapter not in source.adapters:
         known = ", ".join(source.adapters) or "none"
-        raise ConfigError(f"there is no adapter {engine.adapter!r}; there is: {known}", fix=f"--adapters.{engine.adapter} RUN")
-    rows, bad = read_rows(section.input, prompts, registry)
+        raise ConfigError(f"there is no adapter {engine.adapter!r}; there is: {known}", fix=f"--adapters {engine.adapter}=RUN")
+    rows, unreadable = read_rows(section.input, prompts, registry)
     generation = generation_of(sections["generation"])
     keys = {row.index: key_of(row, source, generation, engine.adapter) for row in rows}
     results = ResultFile(Path(section.result)) if section.result else None
+    bad = unreadable
     done = results.done(keys) if results else set()
     todo = [row for row in rows if row.index not in done]
     if done:
@@ -70,7 +71,7 @@ def infer(source: Source, *, sections: Mapping[str, Any], settings: Mapping[str,
     if results:
         say(f"answers: {section.result}")
     if bad:
-        say(f"{bad} of {len(rows) + bad} rows were left out; the reasons stand above")
+        say(f"{bad} of {len(rows) + unreadable} rows were left out; the reasons stand above")
     return DataError.exit_code if bad else 0
 
 

@@ -200,7 +200,7 @@ class Chat:
     def _known(self, adapter: str) -> str:
         if adapter and adapter not in self.model.source.adapters:
             known = ", ".join(self.model.source.adapters) or "none"
-            raise ConfigError(f"there is no adapter {adapter!r}; there is: {known}", fix="start with --adapters.NAME RUN")
+            raise ConfigError(f"there is no adapter {adapter!r}; there is: {known}", fix="start with --adapters NAME=RUN")
         return adapter
 
 

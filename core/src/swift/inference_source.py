@@ -227,12 +227,12 @@ def tuner_for_peft(registry: Any, method: str) -> Any:
 
 
 def adapter_folder(name: str, given: str, source: Source, notes: list[str]) -> Path:
-    """A run's adapter or a PEFT folder, for `--adapters.NAME`."""
+    """A run's adapter or a PEFT folder, for `--adapters NAME=...`."""
     found = run_of(Path(given))
     folder = found[0].weights(found[1]) if found else Path(given)
     if not (folder / ADAPTER_CONFIG).is_file():
         what = "does not exist" if not folder.exists() else "holds no adapter (no adapter_config.json)"
-        raise ConfigError(f"adapter {name}: {given} {what}", fix=f"--adapters.{name} RUN or a PEFT adapter folder")
+        raise ConfigError(f"adapter {name}: {given} {what}", fix=f"--adapters {name}=RUN, or a PEFT adapter folder")
     if found and found[0].plan.model_folder and Path(found[0].plan.model_folder) != source.model_folder:
         notes.append(f"adapter {name} was trained on {found[0].plan.model_folder}, and answers here on {source.model_folder}")
     return folder

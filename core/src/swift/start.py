@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from swift.config.loader import Resolved, load
 from swift.errors import ConfigError, Interrupted, SwiftError
 from swift.plan.plan import Plan
@@ -51,11 +49,11 @@ def start(
     for problem in plan.problems:
         say(f"note: {problem.message}")
     if old is not None:
-        old.write(plan, resolved.plain())
+        old.write(plan, anchored(resolved.plain()))
         run_dir = old
     else:
-        section = resolved.sections["output"]
-        run_dir = RunDir.create(section.dir or default_folder(plan), plan, resolved.plain(), overwrite=section.overwrite)
+        section, config = resolved.sections["output"], anchored(resolved.plain())
+        run_dir = RunDir.create(section.dir or default_folder(plan), plan, config, overwrite=section.overwrite)
     say(f"run directory: {run_dir}")
     return run_dir, execute(plan, run_dir)
 
@@ -66,7 +64,8 @@ def reload(
     """The old run's config with this call's values on top; what may not change is refused."""
     again = load(verb, argv=list(argv), values=dict(values or {}), config_file=str(old.config_file), registry=registry)
     before, after = load(verb, config_file=str(old.config_file), registry=registry), again
-    changed = [path for path in FIXED_ON_RESUME if _value(before, path) != _value(after, path)]
+    was, is_now = anchored(before.plain()), anchored(after.plain())
+    changed = [path for path in FIXED_ON_RESUME if _value(was, path) != _value(is_now, path)]
     if changed:
         raise ConfigError(
             f"a resumed run keeps its {', '.join(changed)}; its checkpoint belongs to them",
@@ -75,9 +74,26 @@ def reload(
     return again
 
 
-def _value(resolved: Resolved, path: str) -> Any:
+def _value(config: Mapping[str, Any], path: str) -> Any:
     section, field = path.split(".")
-    return getattr(resolved.sections[section], field)
+    return config[section][field]
+
+
+def anchored(config: dict[str, Any]) -> dict[str, Any]:
+    """Local paths made absolute, so that a run can be resumed or repeated from any folder."""
+
+    def anchor(name: str) -> str:
+        path, hash_, count = name.rpartition("#")
+        if not (hash_ and count.isdigit()) or Path(name).exists():
+            path, hash_, count = name, "", ""
+        there = Path(path).expanduser()
+        return f"{there.resolve()}{hash_}{count}" if path and (there.exists() or "*" in path) else name
+
+    data = config["data"] | {key: [anchor(ref) for ref in config["data"][key]] for key in ("dataset", "val_dataset")}
+    parts = {"model": config["model"] | {"id": anchor(config["model"]["id"])}, "data": data}
+    if "template" in config:
+        parts["template"] = config["template"] | {"name": anchor(config["template"]["name"])}
+    return config | parts
 
 
 def execute(plan: Plan, run_dir: RunDir) -> Any:
@@ -119,7 +135,3 @@ def default_folder(plan: Plan) -> Path:
         number += 1
         folder = Path("runs") / f"{stem}-{number}"
     return folder
-
-
-def read_config(run_dir: RunDir) -> dict[str, Any]:
-    return yaml.safe_load(run_dir.config_file.read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from swift.api import (
     DeviceSpec,
     EngineSpec,
     ExporterSpec,
+    HubSpec,
     ModelSpec,
     ObjectiveSpec,
     OptimizerSpec,
@@ -92,6 +93,7 @@ SPECS = (
     ModelSpec(name="transformers", impl=f"{HOME}:Loader", settings=f"{HOME}:LoaderSettings", generic=True),
     ExporterSpec(name="merged"),
     DeviceSpec(name="cpu"),
+    HubSpec(name="huggingface"),
     CommandSpec(name="greet", impl=f"{HOME}:greet", summary="say hello", help="swift greet NAME"),
 )
 

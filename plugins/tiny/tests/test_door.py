@@ -8,9 +8,9 @@ import sys
 from importlib import resources
 
 import pytest
-from swift_tiny import swift_plugin
 
 from swift.api import DatasetSpec, ModelSpec
+from swift_tiny import swift_plugin
 
 PACKAGE = resources.files("swift_tiny")
 

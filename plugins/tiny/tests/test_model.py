@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from swift_tiny.random import tiny_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from swift_tiny.random import tiny_folder
 
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from swift_tiny.random import ARCHITECTURES, build_random
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from swift_tiny.random import ARCHITECTURES, build_random
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -19,7 +20,9 @@ def test_folder_loads_and_answers_finite_logits(tmp_path, architecture):
 
 
 def test_same_seed_same_bytes_other_seed_others(tmp_path):
-    weights = [(build_random(tmp_path / str(i), "llama", seed) / "model.safetensors").read_bytes() for i, seed in enumerate((1, 1, 2))]
+    weights = [
+        (build_random(tmp_path / str(i), "llama", seed) / "model.safetensors").read_bytes() for i, seed in enumerate((1, 1, 2))
+    ]
     assert weights[0] == weights[1] != weights[2]
 
 

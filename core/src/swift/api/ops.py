@@ -362,6 +362,8 @@ def _own_logits(
     """The model's own logits [T, V] at the labels, with label and weight."""
     extra: dict[str, Any] = {}
     prompt_learning = any(c.is_prompt_learning for c in getattr(model, "peft_config", {}).values())
+    if prompt_learning:  # PEFT numbers the positions itself, virtual tokens included, and warns about given ones
+        inputs = {name: value for name, value in inputs.items() if name != "position_ids"}
     if labels.shape[0] == 1 and not prompt_learning and "logits_to_keep" in _forward_parameters(model):
         rows = (labels[0] != IGNORED).nonzero().squeeze(-1)
         extra["logits_to_keep"] = rows

@@ -27,11 +27,17 @@ class Flag(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """What a command line holds; `errors` are pairs of place and text."""
+    """What a command line holds.
+
+    Args:
+        errors: Pairs of place and text.
+        after: Positional argument -> the switch that it stands behind, whose value it may have been meant for.
+    """
 
     flags: list[Flag]
     positional: list[str]
     errors: list[tuple[str, str]]
+    after: dict[str, str]
 
 
 def is_flag(token: str) -> bool:
@@ -48,7 +54,7 @@ def parse(argv: Sequence[str], takes: Callable[[str], str], short: Callable[[str
 
     `--key v`, `--key=v`, `--key a b` (many), `--flag` and `--no-flag` (bool), `-o v`; after `--` everything is positional.
     """
-    result = Parsed([], [], [])
+    result = Parsed([], [], [], {})
     tokens = list(argv)
     index = 0
     while index < len(tokens):
@@ -87,6 +93,8 @@ def parse(argv: Sequence[str], takes: Callable[[str], str], short: Callable[[str
         elif kind == "bool":
             if index < len(tokens) and tokens[index].lower() in (*BOOLEANS, "none", "null"):
                 following = [tokens[index]]
+            elif index < len(tokens) and not is_flag(tokens[index]):
+                result.after[tokens[index]] = shown
         elif kind == "maybe":
             if index < len(tokens) and not is_flag(tokens[index]):
                 following = [tokens[index]]

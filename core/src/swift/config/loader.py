@@ -216,7 +216,7 @@ class _Reader:
             if flag.key != "config":
                 value = command_line.value_of(flag, self.takes(flag.key))
                 self.take(flag.key, value, Source("", RANKS["flag"], "flag", flag.shown))
-        self.arguments(parsed.positional)
+        self.arguments(parsed.positional, parsed.after)
 
         data = self.core_values()
         self.component_values(data)
@@ -311,13 +311,15 @@ class _Reader:
         if others:
             self.note(f"{shown}:{item.line}: Swift sets no environment variables; set {', '.join(others)} before the command")
 
-    def arguments(self, positional: list[str]) -> None:
+    def arguments(self, positional: list[str], after: Mapping[str, str]) -> None:
         allowed = POSITIONAL.get(self.verb, 0)
         self.positional += positional[: max(0, allowed - len(self.positional))]
         for word in positional[allowed:]:
             hint = "flags begin with --"
             if self.trains and Path(word).is_dir():
                 hint = f"to go on with that run: swift {self.verb} --resume {word}"
+            elif word in after:
+                hint = f"{after[word]} takes true or false"
             elif allowed:
                 hint = f"{self.verb} takes one run directory, before the flags"
             self.fault(f"argument {word}", f"unexpected; {hint}")
@@ -848,7 +850,7 @@ def _switch(value: Any) -> Any:
 
 def _is_unset(given: Given) -> bool:
     """Nothing was given: a YAML key without a value, Python's None, or the word that ms-swift's scripts have for it."""
-    return _plain(given.value) is None or (given.text and given.value == "None")
+    return _plain(given.value) is None or (given.text and given.value in ("None", ["None"]))
 
 
 def _strongest(given: Sequence[Given]) -> Given:

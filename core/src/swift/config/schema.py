@@ -9,7 +9,7 @@ from typing import Any
 
 from swift.config import aliases, sections
 from swift.config.spelling import EXPORT_VERBS, TRAIN_VERBS, Vocabulary, choices
-from swift.errors import ConfigError
+from swift.errors import ConfigError, PluginError
 
 VERB_SECTIONS: dict[str, dict[str, type[sections.Section]]] = {
     **dict.fromkeys((*TRAIN_VERBS, "plan"), sections.TRAIN_SECTIONS),
@@ -81,7 +81,10 @@ def editor_schema(verb: str, registry: Any) -> dict[str, Any]:
 
     for entry in registry.entries():
         kind = entry.spec.kind
-        settings = registry.settings_schema(entry.spec.settings) if entry.spec.settings else None
+        try:
+            settings = registry.settings_schema(entry.spec.settings)
+        except PluginError:
+            continue  # `swift doctor` tells of it
         if not settings:
             continue
         whole = _hoist(settings, f"{kind}.{entry.spec.name}", defs)

@@ -389,7 +389,7 @@ class TokenDataset:
         self.rejects = [Reject(*reject) for reject in file.info["rejects"]]
         self.source_rejects = [Reject(*reject) for reject in file.info["source_rejects"]]
         self.guesses: list[str] = list(file.info["guesses"])
-        self.notes: list[str] = []
+        self.notes: list[str] = list(file.info["notes"])
         self._rows = np.arange(len(file))
         self._begin = np.zeros(len(file), np.int32)
         self._end = file.lengths.copy()
@@ -529,11 +529,14 @@ def tokenize(
     if file is None:
         if not len(records):
             raise DataError("no row is left to train on", fix="check the dataset")
-        source: dict[str, Any] = {"source_rejects": [], "guesses": []}
+        source: dict[str, Any] = {"source_rejects": [], "guesses": [], "notes": []}
         rows = records
         if isinstance(records, RecordSet):
             rows = records.records
-            source = {"source_rejects": [_plain(r) for r in records.rejects], "guesses": [str(g) for g in records.guesses]}
+            source = {
+                "source_rejects": [_plain(r) for r in records.rejects], "guesses": [str(g) for g in records.guesses],
+                "notes": records.notes,
+            }  # fmt: skip
         remove_leftovers(folder)
         with _reporting(progress, len(rows)) as report:
             file = _build(path, encode_all(rows, encode, encoder, workers=workers or _cores()), source, report)

@@ -356,7 +356,8 @@ def step_flops(setup: Setup, tokens: int) -> float:
     """Floating-point operations for `tokens` tokens, forward and backward.
 
     2 N per token forward and 4 N backward (Kaplan et al. 2020, section 2.1), where a frozen base spares the half of the
-    backward pass that makes weight gradients; N leaves the input embedding out. Attention adds 2 n q S forward (causal), likewise.
+    backward pass that makes weight gradients; N leaves the input embedding out. Attention adds 2 n q S
+    forward (causal), likewise.
     """
     d = setup.shapes.dims
     n = setup.shapes.active_parameters

@@ -279,7 +279,7 @@ def _model(draft: _Draft) -> tuple[ModelSource | None, ModelFacts]:
         if source.hub is not None:
             draft.take("hub", source.hub)
             if draft.get("model", "hub") == "auto":
-                draft.choose("model.hub", source.hub.name, f"{source.given} is {source.why}")
+                draft.choose("model.hub", source.hub.name, f"{source.given} is kept there ({source.why})")
         if source.fault is not None:
             draft.problem(
                 MODEL, f"{source.fault.message}; what the catalog says is taken", fix=source.fault.fix, level="unverified"

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from swift.api.specs import Spec
 
 # Patterns, not compiled ones: most starts never need them, and re keeps what it compiled.
 _CONDITION = (
@@ -97,3 +100,14 @@ def parse_selector(text: str) -> Condition | Selector:
     """Raises `ValueError` with what is allowed."""
     match = re.match(_SELECTOR, text.strip())
     return Selector(match["kind"], match["name"]) if match else parse(text)
+
+
+def check_all(spec: Spec, kinds: Iterable[str]) -> None:
+    """Raises `ValueError` for a need or clash of the spec that cannot be read or names no kind."""
+    for need in spec.needs:
+        parse(need.condition)
+    for clash in spec.clashes:
+        for text in clash.when:
+            selector = parse_selector(text)
+            if isinstance(selector, Selector) and selector.kind not in kinds:
+                raise ValueError(f"{text!r} names no kind; kinds are {', '.join(kinds)}")

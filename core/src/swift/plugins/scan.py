@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from typing import NamedTuple
 
 GROUP = "swift.plugins"
@@ -27,7 +26,7 @@ class Candidate(NamedTuple):
 
 def normalize(dist: str) -> str:
     """Spelling of a distribution's name that compares (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", dist).lower()
+    return "-".join(filter(None, dist.lower().replace("_", "-").replace(".", "-").split("-")))
 
 
 def _read(*parts: str) -> str:

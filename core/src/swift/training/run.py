@@ -8,6 +8,7 @@ import os
 import random
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 
 from swift.api import Device, LoadRequest, ModelLoader, Objective, OptimizerFactory, Strategy, Tracker, Tuner
 from swift.data.batches import StepLoader, Units, choose_units, evaluation_batches
@@ -83,6 +85,7 @@ def run(plan: Plan, run_dir: RunDir) -> RunSummary:
 def _run(
     plan: Plan, run_dir: RunDir, device: Device, strategy: Strategy, torch_device: torch.device, stop: StopRequest
 ) -> RunSummary:
+    quiet_libraries()
     config, main = plan.config, strategy.is_main
     train, logging = config["train"], config["logging"]
     started = time.perf_counter()
@@ -112,7 +115,7 @@ def _run(
     total = sum(p.numel() for p in model.parameters())
     notes(f"training {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %) with {tuner.name}")
     if train["gradient_checkpointing"]:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     hooks = hooks_of(plan)
     hooks.swift_build_model(plan=plan, model=model)
 
@@ -330,6 +333,20 @@ def resume(
             fix=f"choose batch_size and gradient_accumulation_steps so that the product is {state.rows_per_step} again",
         )
     return state
+
+
+def checkpoint_activations(model: torch.nn.Module) -> None:
+    """Recompute activations in the backward pass, block by block."""
+    # transformers 5.2x renamed the method; the old name warns.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def quiet_libraries() -> None:
+    """Deprecations inside libraries are for their authors, and their bars are not ours."""
+    for module in ("transformers", "peft", "torch"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+    transformers.utils.logging.disable_progress_bar()
 
 
 def seed_everything(seed: int, *, deterministic: bool) -> None:

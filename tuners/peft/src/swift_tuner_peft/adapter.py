@@ -217,7 +217,7 @@ def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
             saved = set(stored.keys())
         held = set(get_peft_model_state_dict(loaded, save_embedding_layers=False))
         extra = {n for n in saved - held if n.removeprefix("base_model.model.") not in own_names}
-        if False:
+        if extra or held - saved:
             reason = f"in the file alone: {_few(extra)}; in the model alone: {_few(held - saved)}"
             raise ModelError(_foreign(folder, theirs, ours, reason), fix=f"load it on {theirs}")
     return loaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -51,13 +52,16 @@ class DDP(Single):
         self._names = state.parameter_names(module)
         if not any(p.requires_grad for p in module.parameters()):
             return module
-        return DistributedDataParallel(
-            module,
-            device_ids=None if self._device.type == "cpu" else [self._device],
-            broadcast_buffers=False,
-            find_unused_parameters=False,
-            gradient_as_bucket_view=True,
-        )
+        with warnings.catch_warnings():
+            # torch 2.13 deprecates broadcast_buffers for an argument that torch 2.6 does not have
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+            return DistributedDataParallel(
+                module,
+                device_ids=None if self._device.type == "cpu" else [self._device],
+                broadcast_buffers=False,
+                find_unused_parameters=False,
+                gradient_as_bucket_view=True,
+            )
 
     def accumulating(self, module: nn.Module) -> AbstractContextManager[None]:
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
