@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -81,8 +82,9 @@ evaluation.eval_steps: 10
     )
     by_file = read("-c", path)
     by_flags = read(
-        *["--model", "m", "--dtype", "bfloat16", "--dataset", "a.jsonl", "b.json#100", "--columns", "question=query", "--tuner", "dora", "--dora.rank", "16"],
-        *["--dora.target_modules", "q_proj", "v_proj", "--learning-rate=1e-4", "--train.epochs", "2", "--no-progress", "--eval_steps", "10"],
+        *shlex.split("--model m --dtype bfloat16 --dataset a.jsonl b.json#100 --columns question=query --tuner dora"),
+        *shlex.split("--dora.rank 16 --dora.target_modules q_proj v_proj --learning-rate=1e-4 --train.epochs 2"),
+        *shlex.split("--no-progress --eval_steps 10"),
     )
     by_python = read(
         values={

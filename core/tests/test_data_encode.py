@@ -78,7 +78,8 @@ CASES = {
     "qwen3": ("qwen3", [ASK, SAY, ASK2, SAY2], ["<think>\n\n</think>\n\nIt is four.<|im_end|>"]),
     "qwen3 reasoning": ("qwen3", [ASK, {**SAY, "reasoning_content": "Hm."}, ASK2, {**SAY2, "reasoning_content": "2 and 2"}],
                         ["<think>\n2 and 2\n</think>\n\nIt is four.<|im_end|>"]),
-    "deepseek r1": ("deepseek_r1", [ASK, {**SAY, "content": "<think>Hm.</think>Sure."}, ASK2, SAY2], ["Sure.</s>", "It is four.</s>"]),
+    "deepseek r1": ("deepseek_r1", [ASK, {**SAY, "content": "<think>Hm.</think>Sure."}, ASK2, SAY2],
+                    ["Sure.</s>", "It is four.</s>"]),
 }  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def test_a_16_bit_model_is_merged_and_judged_in_its_own_dtype(tmp_path: Path, dt
     assert load(run.path / "merged").dtype == getattr(torch, dtype)
     report = json.loads((run.path / "merged" / REPORT).read_text(encoding="utf-8"))
     assert report["bounds"]["kl_mean"] == bound
-    assert 0 < report["checks"]["kl_mean"] < bound / 4
+    assert 0 < report["checks"]["kl_mean"] < bound / 4, "a CPU does not compute in float16: still it is what is written"
     assert report["checks"]["tuned_to_base_kl_mean"] > 4 * report["checks"]["kl_mean"]
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -334,21 +335,21 @@ def test_an_interrupted_file_goes_on_where_it_stopped(run: RunDir, tmp_path: Pat
 
 
 def test_a_killed_process_loses_no_answer(run: RunDir, tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "in.jsonl", CONVERSATIONS * 15)
+    file = write_rows(tmp_path / "in.jsonl", CONVERSATIONS * 8)
     result = tmp_path / "out.jsonl"
     command = [sys.executable, "-m", "swift", "infer", str(run), "--input", str(file), "--result", str(result)]
     command += ["--batch_size", "2", "--max_new_tokens", "8"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while process.poll() is None and (not result.exists() or result.stat().st_size < 1000):
-        pass
+        time.sleep(0.02)
     process.kill()
     process.wait()
     written = result.read_bytes()
     kept = written[: written.rfind(b"\n") + 1]
-    assert 0 < kept.count(b"\n") < 120
+    assert 0 < kept.count(b"\n") < 64
     assert infer(str(run), "--input", str(file), "--result", str(result), "--batch_size", "16") == 0
     assert result.read_bytes().startswith(kept)
-    assert [r["index"] for r in rows_of(result)] == list(range(120))
+    assert [r["index"] for r in rows_of(result)] == list(range(64))
 
 
 def test_a_result_file_never_mixes_answers(run: RunDir, base: Path, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import swift
-from swift.api import ExportContext, Exporter, ExportReport, Record
+from swift.api import Device, ExportContext, Exporter, ExportReport, Record
 from swift.errors import CheckpointError, ConfigError, Unsupported
 from swift.inference import load, open_device, quiet_libraries, with_settings
 from swift.inference_source import Source
+from swift.plan.models import inspect
 from swift.plugins.loading import instantiate
 from swift.run_dir import whole_folder, write_text
 
@@ -57,6 +58,7 @@ def export(source: Source, *, sections: Mapping[str, Any], settings: Mapping[str
     exporter: Exporter = instantiate(with_settings(entry, settings))
     device = open_device(sections["device"].name, registry, settings)
     check_space(target, source.model_folder)
+    source, dtype = dtypes(source, device)
     quiet_libraries()
     try:
         with whole_folder(target) as folder:
@@ -69,6 +71,7 @@ def export(source: Source, *, sections: Mapping[str, Any], settings: Mapping[str
                     load_folder=lambda path: load(as_model(source, path), device),
                     prompts=held_prompts(section.prompts, source.chat) if section.verify else (),
                     max_shard_size=section.max_shard_size,
+                    dtype=dtype,
                 )
             )
             broken = above_bounds(report)
@@ -120,11 +123,17 @@ def check_space(target: Path, model: Path) -> None:
         )
 
 
+def dtypes(source: Source, device: Device) -> tuple[Source, str]:
+    """(source, loaded in what the device computes in; dtype of the result: --dtype, else the checkpoint's)."""
+    dtype = source.dtype if source.dtype != "auto" else inspect(source.model_folder).dtype
+    if dtype not in ("float32", "bfloat16", "float16"):
+        return source, ""
+    return replace(source, dtype=dtype if dtype in device.dtypes() else "float32"), dtype
+
+
 def as_model(source: Source, folder: Path) -> Source:
-    """The written folder as a model of its own, on the same device and loader."""
-    return replace(
-        source, model_folder=folder, adapter=None, tuner=None, tokenizer_folder=folder, init="pretrained", dtype="auto"
-    )
+    """The written folder as a model of its own, through the same loader, in the same dtype."""
+    return replace(source, model_folder=folder, adapter=None, tuner=None, tokenizer_folder=folder, init="pretrained")
 
 
 def held_prompts(given: list[str], chat: bool) -> list[Record]:

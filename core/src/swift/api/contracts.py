@@ -70,7 +70,14 @@ class ModelLoader(ABC):
 
 
 class Hub(ABC):
-    """Finds models and datasets by id."""
+    """Finds models and datasets by id.
+
+    Args:
+        token: Access token; None leaves it to the hub's own environment. It stands in no message.
+    """
+
+    def __init__(self, token: str | None = None) -> None:
+        self.token = token
 
     @abstractmethod
     def resolve_model(self, repo_id: str, *, revision: str | None = None, weights: bool = True) -> Path:
@@ -478,6 +485,8 @@ class ExportContext:
     prompts: Sequence[Record]
     """Held prompts for the proof."""
     max_shard_size: str = "5GB"
+    dtype: str = ""
+    """dtype that written weights have; "": as loaded. It differs from that only where the device cannot compute in it."""
 
 
 @dataclass(frozen=True)

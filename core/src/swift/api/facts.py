@@ -37,6 +37,7 @@ FACTS: dict[str, Fact] = {
         Fact("model.modality", "str list", "text, image, video, audio"),
         Fact("model.device_map", "bool", "layers are spread over devices by name"),
         Fact("model.dtype", "str", "dtype that the weights are trained in"),
+        Fact("model.upcast_from", "str", "dtype of the checkpoint, where it is trained in a wider one and saved as it came"),
         Fact("model.attention", "str", "attention implementation that was asked for"),
         Fact("data.batching", "str", "auto, packed, padding_free or padded"),
         Fact("data.streaming", "bool", "rows are read while training"),

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 
 from swift.api.contracts import Batch
+from swift.config.sections import MIN_PACKED_STEPS
 from swift.data.packing import best_fit_decreasing, efficiency
 from swift.errors import ConfigError
 
 Layout = Literal["packed", "padding_free", "padded"]
 
-MIN_PACKED_STEPS = 50
-"""`auto` packs where that leaves at least this many optimizer steps in the run."""
 IGNORED = -100
 
 

@@ -112,7 +112,8 @@ def fetched(source: ModelSource, section: Any, *, weights: bool) -> ModelSource:
     """The source with its hub's local folder. Raises `ModelError`."""
     if source.hub is None:
         return source
-    hub = instantiate(component_of(source.hub, {}))
+    token = section.hub_token.get_secret_value() if section.hub_token else None
+    hub = instantiate(component_of(source.hub, {}), token)
     folder = Path(hub.resolve_model(source.repo_id, revision=section.revision, weights=weights))
     return ModelSource(source.given, folder, source.why, source.entry, source.hub, source.repo_id)
 

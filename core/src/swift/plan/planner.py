@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from swift.api import DeviceInfo
-from swift.config.sections import TunerSection
+from swift.config.sections import ACCELERATOR_PACK, HOST_PACK, MIN_PACKED_STEPS, TunerSection
 from swift.errors import ConfigError, DataError, ModelError, PlanRefused, PluginError, PluginNotFound, SwiftError
 from swift.plan import estimate as est
 from swift.plan import models
@@ -23,15 +23,13 @@ from swift.plan.models import ModelFacts, ModelSource
 from swift.plan.plan import Choice, Component, Plan, Problem
 from swift.plan.sample import DataSize, measure
 from swift.plan.shapes import Shapes
+from swift.plugins.devices import probe
 from swift.plugins.info import Entry
 from swift.plugins.loading import component_of, load_object
 from swift.plugins.resolver import check, suggest
 
 ROWS_PER_STEP = 16
 """What gradient accumulation aims at when it is left open."""
-HOST_PACK, ACCELERATOR_PACK = 1024, 4096
-MIN_PACKED_STEPS = 50
-"""As in `swift.training.run`, which decides at run time; the estimate follows the same rule."""
 MASTER_PORT = 29500
 SHARDING_RANKS = (2, 4, 8, 16)
 LEVELS = {"impossible": 0, "unsupported": 1, "unverified": 2}
@@ -196,13 +194,6 @@ def _coded(problem: Problem) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- choices
-
-
-def probe(entry: Entry) -> DeviceInfo:
-    """What a device's probe finds; count 0 where it is absent. Raises `PluginError` for a probe that fails."""
-    if not entry.spec.probe:
-        return DeviceInfo(count=1)
-    return load_object(entry.spec.probe)() or DeviceInfo(count=0)
 
 
 def _device(draft: _Draft) -> tuple[Entry | None, DeviceInfo]:

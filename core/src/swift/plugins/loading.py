@@ -22,7 +22,7 @@ from swift.plugins import requirements
 from swift.plugins.info import Entry
 
 NO_ARGUMENTS = ("model", "hub", "dataset")
-"""Kinds whose implementations are built without settings and name."""
+"""Kinds whose implementations are built without settings and name (a hub takes its access token)."""
 
 
 def load_object(dotted: str) -> Any:
@@ -127,14 +127,14 @@ def settings_of(component: Component) -> Any:
 
 
 def instantiate(component: Component, *args: Any) -> Any:
-    """Build the implementation: `impl(settings, name, *args)`; models, hubs and datasets take nothing.
+    """Build the implementation: `impl(settings, name, *args)`; models, hubs and datasets take `args` alone.
 
     Raises:
         PluginBroken, ConfigError: As `load_impl` and `settings_of` do.
     """
     impl = load_impl(component)
     if component.kind in NO_ARGUMENTS:
-        return impl()
+        return impl(*args)
     return impl(settings_of(component), component.name, *args)
 
 

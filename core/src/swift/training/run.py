@@ -19,6 +19,7 @@ import torch
 import transformers
 
 from swift.api import Device, LoadRequest, ModelLoader, Objective, OptimizerFactory, Strategy, Tracker, Tuner
+from swift.config.sections import ACCELERATOR_PACK, HOST_PACK
 from swift.data.batches import StepLoader, Units, choose_units, evaluation_batches
 from swift.data.encode import ChatEncoder
 from swift.data.records import RecordSet, load_records, write_rejects
@@ -34,9 +35,6 @@ from swift.training.loop import Loop, LoopConfig, LossModule, StopRequest, evalu
 from swift.training.progress import Display
 from swift.training.report import write_report
 from swift.training.schedule import warmup
-
-CPU_PACK = 1024
-ACCELERATOR_PACK = 4096
 
 
 @dataclass
@@ -297,7 +295,7 @@ def plan_batches(
     accumulation = train["gradient_accumulation_steps"]
     length = section["packing_length"]
     if length is None:
-        ceiling = CPU_PACK if torch_device.type == "cpu" else ACCELERATOR_PACK
+        ceiling = HOST_PACK if torch_device.type == "cpu" else ACCELERATOR_PACK
         length = max(int(data.lengths.max()), min(section["max_length"] or ceiling, ceiling))
     units = choose_units(
         data, section["batching"], packing_length=length, keeps_documents_apart=apart,

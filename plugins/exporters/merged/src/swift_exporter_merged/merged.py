@@ -41,6 +41,9 @@ class MergedExporter(Exporter):
         if tuner is not None:
             loaded.model = tuner.merge(model)
         del model
+        if context.dtype and getattr(torch, context.dtype) != dtype:
+            dtype = getattr(torch, context.dtype)
+            loaded.model.to(dtype)
         write(loaded, context.output, context.max_shard_size)
         del loaded
         gc.collect()

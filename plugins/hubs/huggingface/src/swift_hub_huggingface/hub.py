@@ -32,14 +32,7 @@ UNREACHABLE = (httpx.TransportError, OfflineModeIsEnabled, ConnectionError, Time
 
 
 class HuggingFaceHub(Hub):
-    """Honours the library's environment: HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME, HF_TOKEN, ... and `hf auth login`.
-
-    Args:
-        token: Access token; None leaves it to the environment. It stands in no message.
-    """
-
-    def __init__(self, token: str | None = None) -> None:
-        self.token = token
+    """Honours the library's environment: HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME, HF_TOKEN, ... and `hf auth login`."""
 
     def resolve_model(self, repo_id: str, *, revision: str | None = None, weights: bool = True) -> Path:
         with translated(ModelError, "model", repo_id, revision):
