@@ -10,9 +10,9 @@ both. Three states of the caches, each in a SWIFT_HOME of its own:
     cold      the very first start: nothing is there
 
 Goals: warm at most 1.0, rebuilt at most 1.5 times the yardstick; `swift doctor` has none, since it compares versions of
-requirements (importlib.metadata, packaging) and asks the drivers of devices. Prints the ratio of the
-minima and the median ratio of neighbouring runs, and writes them, with the versions of everything, to benchmarks/results/startup.json. Absolute times depend on the
-machine and are asserted nowhere.
+requirements (importlib.metadata, packaging) and asks the drivers of devices. Prints the ratio of the minima and the median
+ratio of neighbouring runs, and writes them, with the versions of everything, to benchmarks/results/startup.json. Absolute
+times depend on the machine and are asserted nowhere.
 """
 
 from __future__ import annotations

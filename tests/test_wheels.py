@@ -78,6 +78,9 @@ class Environment:
     def swift(self, *args: str) -> str:
         return run(self.python, "-m", "swift", *args, env=self.env)
 
+    def plugins(self) -> list[dict]:
+        return json.loads(self.swift("plugin", "list", "--json"))["plugins"]
+
     def files(self) -> set[str]:
         return {p.relative_to(self.site).as_posix() for p in self.site.rglob("*") if "__pycache__" not in p.parts}
 
@@ -145,17 +148,17 @@ def test_checkout_resolves_to_its_own_folders(source, tmp_path, target, extra):
 
 
 def test_core_alone_starts(environment):
-    assert json.loads(environment.swift("plugin", "list", "--json")) == []
+    assert environment.plugins() == []
     environment.swift("--help")
 
 
 def test_one_plugin_comes_and_goes_and_touches_nothing_else(environment, wheels):
     before = environment.files()
     environment.pip("install", "--quiet", "--no-deps", "--ignore-installed", *wheels.glob("swift_llm_tiny-*.whl"))
-    assert [p["id"] for p in json.loads(environment.swift("plugin", "list", "--json"))] == ["tiny"]
+    assert [p["id"] for p in environment.plugins()] == ["tiny"]
     assert "tiny-identity" in environment.swift("list", "datasets")
     environment.pip("uninstall", "--quiet", "--yes", "swift-llm-tiny")
-    assert json.loads(environment.swift("plugin", "list", "--json")) == []
+    assert environment.plugins() == []
     assert environment.files() == before
 
 
@@ -164,7 +167,7 @@ def test_each_plugin_installs_alone_beside_the_core(environment, wheels, member)
     wheel = next(wheels.glob(member.dist.replace("-", "_") + "-*.whl"))
     environment.pip("install", "--quiet", "--no-deps", "--ignore-installed", wheel)
     try:
-        (found,) = json.loads(environment.swift("plugin", "list", "--json"))
+        (found,) = environment.plugins()
         assert found["id"] == member.dist.removeprefix("swift-llm-")
         assert found["status"] == "ok", found
         assert environment.python.parent.parent.as_posix() in run(

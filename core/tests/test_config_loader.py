@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from swift.config import aliases, schema
 from swift.config.loader import load
-from swift.errors import ConfigError, PluginNotFound
+from swift.errors import ConfigError, PluginNotFound, SwiftError
 
 DATA = Path(__file__).parent / "data"
 
@@ -287,6 +288,9 @@ def test_faults_of_settings_name_the_line(refused, file):
     ("argv", "said"),
     [
         (("--learning_rate", "fast"), "flag --learning_rate: wants a number, got 'fast'"),
+        (("--learning_rate", "inf"), "flag --learning_rate: wants a finite number, got inf"),
+        (("--dtype", "[1]"), "flag --dtype: wants one of auto, float32, bfloat16, float16, got '[1]'"),
+        (("--save_steps", "1e400"), "flag --save_steps: wants a"),
         (("--seed", "1.5"), "flag --seed: wants a whole number, got 1.5"),
         (("--shuffle=maybe",), "flag --shuffle: wants true or false, got 'maybe'"),
         (("--columns", "question"), "flag --columns: wants a mapping (key: value, or key=value), got 'question'"),
@@ -388,3 +392,45 @@ def test_secrets_are_nowhere(read, refused, file):
     assert "hf_secret" not in refused(file("model: m\nhub_tokn: hf_secret\nhub_token: [hf_secret]\n"))
     assert "hf_secret" not in refused(file("hub_token: hf_secret: x\n"))
     assert "hf_secret" not in refused(*BASE, "--swanlab_token", "hf_secret")
+
+
+# ------------------------------------------------------------------------------------------------------- anything at all
+
+VALUES = (
+    None,
+    True,
+    -1,
+    1.5,
+    "",
+    "x",
+    "a=b",
+    "{",
+    "[1,2",
+    "1e400",
+    "\x00",
+    [],
+    [1],
+    ["a", "b"],
+    {},
+    {"a": 1},
+    {"name": {"b": 1}},
+    [[1]],
+)
+
+
+@pytest.mark.parametrize("verb", ["sft", "infer", "export", "plan"])
+def test_whatever_comes_is_read_or_refused_in_words(verb, registry, tmp_path):
+    """No value of any known key ends in another exception than Swift's own."""
+    words = schema.vocabulary(verb)
+    odd = ["lora", "lora.rank", "lora.options.x.y", "zzz", "a.b.c", "", "-", ".", "lora.", "tuner:lora", "ENV", "name"]
+    keys = list(dict.fromkeys([*words.keys(), *aliases.table(), *odd]))
+    path = tmp_path / "x.yaml"
+    for number, key in enumerate(keys):
+        value = VALUES[number % len(VALUES)]
+        path.write_text(yaml.safe_dump({key: value, "model": "m"}), encoding="utf-8")
+        texts = [str(v) for v in (value if isinstance(value, list) else [value])]
+        for way in ({"values": {key: value}}, {"config_file": path}, {"argv": [f"--{key}", *texts]}):
+            try:
+                load(verb, registry=registry, environ={}, **way).plain()
+            except SwiftError as error:
+                assert str(error)

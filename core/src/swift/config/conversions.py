@@ -86,7 +86,7 @@ def one_of(table: Mapping[str, Any], *, otherwise: Callable[[Any], Any] | None =
     """Translate words; words that are not in the table go through `otherwise`, or as they are."""
 
     def convert(value: Any) -> Any:
-        word = str(value).lower() if isinstance(value, (str, bool)) or value is None else value
+        word = str(value).lower()
         if word in table:
             result = table[word]
             if isinstance(result, NotYet):
@@ -295,7 +295,7 @@ def ratio_of_steps(name: str) -> Callable[[Any], Any]:
         number = number_of(str(value))
         if isinstance(number, float) and 0 < number < 1:
             raise NotYet(f"{name} as a share of all steps; give a whole number")
-        return int(number) if isinstance(number, float) and number == int(number) else value
+        return int(number) if isinstance(number, float) and number.is_integer() else value
 
     return convert
 

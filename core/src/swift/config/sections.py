@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from swift.api.settings import Settings
 
@@ -22,6 +22,8 @@ MIN_PACKED_STEPS = 50
 
 
 class Section(Settings):
+    model_config = ConfigDict(allow_inf_nan=False)
+
     primary: ClassVar[str] = ""
     group: ClassVar[str] = ""
     """Heading in --help."""
@@ -332,4 +334,4 @@ SLOTS: dict[str, str] = {
     "objective": "objective", "tuner": "tuner", "optimizer": "optimizer", "device": "device", "parallel": "parallel",
     "quantizer": "quantizer", "engine": "engine",
 }  # fmt: skip
-"""Section -> kind of the component that its `name` chooses. Trackers, datasets, hubs and exporters are chosen by other fields."""
+"""Section -> kind of the component that its `name` chooses. Trackers, datasets, hubs and exporters are named elsewhere."""

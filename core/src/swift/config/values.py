@@ -140,6 +140,7 @@ def _without_secrets(plain: Any, real: Any) -> Any:
 _WANTS = {
     "int": "wants a whole number",
     "float": "wants a number",
+    "finite": "wants a finite number",
     "bool": "wants true or false",
     "string": "wants text",
     "list": "wants a list",
