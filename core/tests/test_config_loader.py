@@ -126,6 +126,12 @@ def test_first_argument_may_be_the_file_and_flags_override_it(read, file):
     assert resolved.provenance["train.epochs"] == "default"
 
 
+def test_provenance_of_keywords_and_of_the_environment(read):
+    resolved = read(values={"model": "m", "dataset": "d", "lora_rank": 4}, environ={"NNODES": "1"})
+    assert resolved.provenance["model.id"] == "keyword" and resolved.provenance["parallel.nnodes"] == "environment NNODES"
+    assert resolved.provenance["lora.rank"] == "keyword (ms-swift's spelling of lora.rank)"
+
+
 def test_later_files_override_earlier_ones(read, file):
     one, two = file("model: a\nseed: 1\ndataset: d\n", "one.yaml"), file("model: b\n", "two.yaml")
     assert read("-c", one, "-c", two).sections["model"].id == "b"

@@ -82,17 +82,17 @@ def is_none(value: Any) -> bool:
     return value is None or str(value).lower() in {"none", "null", ""}
 
 
-def one_of(table: Mapping[str, Any], *, otherwise: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
-    """Translate words; words that are not in the table go through `otherwise`, or as they are."""
+def one_of(table: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """Translate words; those that are not in the table stay as they are."""
 
     def convert(value: Any) -> Any:
         word = str(value).lower()
         if word in table:
             result = table[word]
             if isinstance(result, NotYet):
-                raise result
+                raise NotYet(str(result))
             return result
-        return otherwise(value) if otherwise else value
+        return value
 
     return convert
 

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from swift.config import aliases, sections
-from swift.config.spelling import EXPORT_VERBS, TRAIN_VERBS, Vocabulary, choices
+from swift.config.spelling import EXPORT_VERBS, TRAIN_VERBS, Vocabulary
 from swift.errors import ConfigError, PluginError
 
 VERB_SECTIONS: dict[str, dict[str, type[sections.Section]]] = {
@@ -131,6 +131,3 @@ def _hoist(schema: Mapping[str, Any], prefix: str, defs: dict[str, Any]) -> dict
         if name.startswith(f"{prefix}."):
             rename(defs[name])
     return whole
-
-
-__all__ = ["choices", "core_schema", "editor_schema", "sections_of", "vocabulary"]

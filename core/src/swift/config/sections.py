@@ -14,7 +14,6 @@ from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from swift.api.settings import Settings
 
-
 HOST_PACK, ACCELERATOR_PACK = 1024, 4096
 """Default length of a pack in tokens, on a CPU and on accelerators; the planner and the run follow the same rule."""
 MIN_PACKED_STEPS = 50

@@ -23,8 +23,6 @@ class Component:
     settings: Mapping[str, Any] = field(default_factory=dict)
     settings_class: str = ""
     plugin: str = ""
-    door: str = ""
-    """Descriptor module of the plugin, for run-time hooks."""
     dist: str = ""
     version: str = ""
     digest: str = ""

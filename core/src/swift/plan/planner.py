@@ -23,6 +23,7 @@ from swift.plan.models import ModelFacts, ModelSource
 from swift.plan.plan import Choice, Component, Plan, Problem
 from swift.plan.sample import DataSize, measure
 from swift.plan.shapes import Shapes
+from swift.plugins import hooks
 from swift.plugins.devices import probe
 from swift.plugins.info import Entry
 from swift.plugins.loading import component_of, load_object
@@ -91,9 +92,6 @@ class _Draft:
         except PluginError as error:
             self.problem(COMPONENT, error)
             return None
-        if not component.door:
-            door = next((p.module for p in self.registry.plugins if p.id == entry.plugin and p.dist == entry.dist), "")
-            component = replace(component, door=door)
         self.entries[slot], self.components[slot] = entry, component
         return entry
 
@@ -554,16 +552,18 @@ def _collect_facts(
 
 def _plugin_checks(plan: Plan, allowed: Iterable[str]) -> list[Problem]:
     """What plugins that own a part of the plan have to say about it (`swift_plan_check`)."""
-    doors = {c.door: c for c in plan.components.values() if c.door}
+    try:
+        implementations = hooks.for_components(plan.components.values()).hook.swift_plan_check.get_hookimpls()
+    except PluginError as error:
+        return [Problem(COMPONENT, "impossible", error.message, fix=error.fix)]
     problems = []
-    for door, component in doors.items():
+    for implementation in implementations:
         try:
-            hook = getattr(load_object(door), "swift_plan_check", None)
-            sentences = list(hook(plan=plan)) if hook is not None and hasattr(hook, "swift_impl") else []
+            sentences = list(implementation.function(**({"plan": plan} if implementation.argnames else {})))
         except Exception as error:  # a third party's code; its fault must not hide the rest of the plan
-            sentences = [f"the plan check of {component.dist} failed: {type(error).__name__}: {error}"]
+            sentences = [f"the plan check of {implementation.plugin_name} failed: {type(error).__name__}: {error}"]
         level = "unverified" if CHECK in set(allowed) else "unsupported"
-        problems += [Problem(CHECK, level, str(sentence), (f"{component.kind}:{component.name}",)) for sentence in sentences]
+        problems += [Problem(CHECK, level, str(sentence), (implementation.plugin_name,)) for sentence in sentences]
     return problems
 
 

@@ -26,11 +26,11 @@ from swift.data.records import RecordSet, load_records, write_rejects
 from swift.data.tokens import TokenDataset, tokenize
 from swift.errors import CheckpointError, DataError, Interrupted
 from swift.plan.plan import Plan
+from swift.plugins.hooks import for_components
 from swift.plugins.loading import instantiate, verify
 from swift.plugins.planned import PlannedRegistry
 from swift.run_dir import RunDir
 from swift.training.checkpoint import TrainState, load_checkpoint, save_checkpoint, save_final
-from swift.training.hooks import hooks_of
 from swift.training.loop import Loop, LoopConfig, LossModule, StopRequest, evaluate
 from swift.training.progress import Display
 from swift.training.report import write_report
@@ -114,7 +114,7 @@ def _run(
     notes(f"training {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %) with {tuner.name}")
     if train["gradient_checkpointing"]:
         checkpoint_activations(model)
-    hooks = hooks_of(plan)
+    hooks = for_components(plan.components.values()).hook
     hooks.swift_build_model(plan=plan, model=model)
 
     units, accumulation = plan_batches(plan, data, loaded.keeps_documents_apart, strategy.world_size, torch_device, notes)
