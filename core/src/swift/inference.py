@@ -75,7 +75,8 @@ class OpenModel:
             result = next(iter(self.engine.generate([request])))[1]
             yield result.text
             return result
-        return (yield from self.engine.stream(request))
+        pieces: Any = self.engine.stream(request)  # a generator's return value is not part of Iterator's type
+        return (yield from pieces)
 
 
 @contextmanager

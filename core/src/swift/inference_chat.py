@@ -69,6 +69,7 @@ class Chat:
             try:
                 line = next(lines)
             except StopIteration:
+                self.write("\n" if self.tty else "")
                 return 0
             except KeyboardInterrupt:  # at the prompt: give up the line
                 self.write("\n")

@@ -158,6 +158,8 @@ def test_requests_are_grouped_by_length_within_the_token_limit() -> None:
     prompts = [_Prompt(i, [1] * n, Generation(max_new_tokens=10), "") for i, n in enumerate((50, 5, 40, 6))]
     assert [[p.index for p in batch] for batch in batches(prompts, 50)] == [[1, 3], [2], [0]]  # the last one alone, above it
     assert [len(b) for b in batches(prompts, 10_000)] == [4]
+    penalised = [replace(p, generation=replace(p.generation, repetition_penalty=1.1)) for p in prompts]
+    assert [len(b) for b in batches(penalised, 10_000)] == [1, 1, 1, 1]  # older transformers penalise padding
 
 
 # ------------------------------------------------------------------------------------------------------------------ ending

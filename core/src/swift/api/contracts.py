@@ -417,7 +417,7 @@ class GenerationResult:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: str
-    """stop or length."""
+    """stop or length. A prompt that leaves no room in the model's context gives "length" and 0 completion tokens."""
 
 
 @dataclass(frozen=True)
@@ -445,7 +445,9 @@ class Engine(ABC):
         """(index of the request, result), as they are ready."""
 
     def stream(self, request: GenerationRequest) -> Iterator[str]:
-        """Pieces that join to the text `generate` would give. Only where the spec says `streaming`."""
+        """Pieces that join to the text `generate` would give. Only where the spec says `streaming`.
+
+        Best a generator that returns the `GenerationResult`; a plain iterator leaves token counts untold."""
         raise Unsupported(f"engine {self.name} cannot stream")
 
     def close(self) -> None:

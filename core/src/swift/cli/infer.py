@@ -18,7 +18,7 @@ def main(argv: Sequence[str], verb: str = "infer") -> int:
     resolved = load(verb, argv=list(argv), registry=registry)
     for note in resolved.notes:
         print(note, file=sys.stderr)
-    section = resolved.sections["infer"]
+    section: Any = resolved.sections["infer"]
     prompts = list(section.prompt)
     if not prompts and not section.input:
         prompts = from_stdin()

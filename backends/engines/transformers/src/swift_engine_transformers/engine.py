@@ -263,7 +263,7 @@ def batches(prompts: Sequence[_Prompt], max_tokens: int) -> Iterator[list[_Promp
     """Prompts that decode alike, of similar length, at most `max_tokens` (padding and answers included) at once."""
     groups: dict[object, list[_Prompt]] = {}
     for prompt in prompts:
-        # The penalty also counts what pads a prompt, so penalised prompts share a batch only where none is padded.
+        # transformers up to 5.16 at least penalises padding too, so penalised prompts share a batch only where none is padded.
         length = len(prompt.ids) if prompt.generation.repetition_penalty != 1.0 else 0
         groups.setdefault((prompt.adapter, replace(prompt.generation, seed=None), length), []).append(prompt)
     for group in groups.values():
