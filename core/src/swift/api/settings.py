@@ -11,4 +11,6 @@ class Settings(BaseModel):
     Every field has a default and a docstring line under it, which becomes its help text. An unknown key is an error.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )

@@ -211,7 +211,7 @@ _ALIASES: tuple[Alias, ...] = (
     Alias("report_to", "logging.tracker", trackers),
     Alias("disable_tqdm", "logging.progress", switched_off, takes="bool"),
     Alias("output_dir", "output.dir"),
-    Alias("overwrite_output_dir", "output.overwrite", when(True), takes="bool"),
+    Ignored("overwrite_output_dir", "a run never writes over another; --overwrite true empties a run directory first"),
     Alias("resume_from_checkpoint", "option.resume", resume, verbs=TRAIN, takes="one"),
     # inference
     Alias("infer_backend", "engine.name", one_of({"pt": "transformers", "transformers": "transformers"})),
@@ -233,7 +233,7 @@ _ALIASES: tuple[Alias, ...] = (
     Alias("seed", "generation.generation_seed", verbs=INFER),
     # export
     Alias("merge_lora", "export.to", when("merged"), verbs=EXPORT, takes="bool"),
-    Alias("exist_ok", "export.force", when(True), verbs=EXPORT, takes="bool"),
+    Alias("exist_ok", "output.overwrite", when(True), verbs=EXPORT, takes="bool"),
 )  # fmt: skip
 
 _USUAL = {

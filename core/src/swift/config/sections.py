@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from swift.api.settings import Settings
 
@@ -21,8 +21,6 @@ MIN_PACKED_STEPS = 50
 
 
 class Section(Settings):
-    model_config = ConfigDict(allow_inf_nan=False)
-
     primary: ClassVar[str] = ""
     group: ClassVar[str] = ""
     """Heading in --help."""

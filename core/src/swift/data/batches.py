@@ -72,7 +72,7 @@ def choose_units(
     """
     rows = [np.array([row], np.int64) for row in range(len(dataset.lengths))]
     if batching == "padded":
-        return Units("padded", rows, "padded, as asked")
+        return Units("padded", rows, "padded rows")
     if not keeps_documents_apart:
         if batching != "auto":
             raise ConfigError(
@@ -81,13 +81,13 @@ def choose_units(
             )
         return Units("padded", rows, "padded: this model's attention would mix documents that share a row")
     if batching == "padding_free":
-        return Units("padding_free", rows, "padding-free, as asked")
+        return Units("padding_free", rows, "padding-free rows")
     packs = best_fit_decreasing(dataset.lengths, packing_length)
     steps = max_steps or math.ceil(len(packs) * epochs / rows_per_step)
     full = 100 * efficiency(packs, dataset.lengths, packing_length)
     filled = f"{len(rows)} rows in {len(packs)} packs of {packing_length} tokens, {full:.1f} % full"
     if batching == "packed":
-        return Units("packed", packs, f"packed, as asked: {filled}")
+        return Units("packed", packs, f"packed: {filled}")
     if steps >= min_steps:
         return Units("packed", packs, f"packed: {filled}")
     return Units("padding_free", rows, f"padding-free: packing would leave {steps} optimizer steps, under {min_steps}")

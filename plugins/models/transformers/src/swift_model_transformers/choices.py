@@ -33,7 +33,7 @@ def choose_dtype(asked: str, stored: str, offered: Sequence[str], *, training: b
             raise ModelError(
                 f"dtype {asked} is not to be had on this device; it offers {', '.join(offered)}", fix=f"--dtype {offered[0]}"
             )
-        return asked, f"dtype: {asked}, as asked"
+        return asked, f"dtype: {asked}"
     # Nothing here scales losses, and unscaled gradients underflow in float16: it is kept for inference only.
     fits = stored in offered and not (training and stored == "float16" and len(offered) > 1)
     if fits:
@@ -74,7 +74,7 @@ def choose_attention(asked: str, order: Sequence[str], model_class: Any, dtype: 
             raise ModelError(
                 f"attention {asked} cannot be used: {fault}; it can be {', '.join(able)}", fix=f"--attention {able[0]}"
             )
-        return asked, f"attention: {asked}, as asked"
+        return asked, f"attention: {asked}"
     faults = []
     for name in (*order, "eager"):
         fault = attention_fault(name, model_class, dtype)
