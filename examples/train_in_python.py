@@ -1,4 +1,4 @@
-"""The same run as examples/sft-lora.yaml, from Python. `python examples/train_in_python.py [RUN_DIRECTORY]`"""
+"""One epoch of examples/sft-lora.yaml, from Python. `python examples/train_in_python.py [RUN_DIRECTORY]`"""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import swift
 def main(output: str = "runs/python") -> None:
     settings = {
         "model": "tiny",
+        "dtype": "float32",
         "dataset": ["identity"],
         "model_name": "Swifty",
         "model_author": "the Swift team",
         "tuner": "lora",
         "lora": {"rank": 16, "alpha": 32},
         "epochs": 1,
-        "batch_size": 8,
+        "batch_size": 4,
         "gradient_accumulation_steps": 1,
         "learning_rate": 0.005,
         "output": output,

@@ -175,3 +175,24 @@ def test_each_plugin_installs_alone_beside_the_core(environment, wheels, member)
         )
     finally:
         environment.pip("uninstall", "--quiet", "--yes", member.dist)
+
+
+def test_plugin_of_the_author_tour_works_as_it_is_printed(environment, wheels, tmp_path):
+    """docs/plugins.md: its files make a plugin that installs and passes the contract kit."""
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    package = tmp_path / "src" / "swift_tuner_norms"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    for file, language in (("pyproject.toml", "toml"), ("src/swift_tuner_norms/swift_plugin.py", "python"),
+                           ("src/swift_tuner_norms/norms.py", "python")):  # fmt: skip
+        block = text[text.index(f"`{file}`") :].split(f"```{language}\n", 1)[1].split("```", 1)[0]
+        (tmp_path / file).write_text(block, encoding="utf-8")
+    test = tmp_path / "test_contract.py"
+    test.write_text(text.split("# tests/test_contract.py\n", 1)[1].split("```", 1)[0], encoding="utf-8")
+    environment.pip("install", "--quiet", "--no-deps", "--no-build-isolation", tmp_path)
+    try:
+        assert "norms" in environment.swift("list", "tuners")
+        out = run(environment.python, "-m", "pytest", "-q", "--rootdir", tmp_path, test, env=environment.env, cwd=tmp_path)
+        assert " passed" in out
+    finally:
+        environment.pip("uninstall", "--quiet", "--yes", "swift-llm-tuner-norms")

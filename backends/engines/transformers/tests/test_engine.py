@@ -24,7 +24,7 @@ from swift.api import (
 )  # fmt: skip
 from swift.testing import byte_tokenizer, contract, tiny_folder
 from swift.testing.kinds import PlainCpu
-from swift_engine_transformers.decoding import GrowingText, Sample, cut, held_back
+from swift_engine_transformers.decoding import GrowingText, Sample, Stop, cut, held_back
 from swift_engine_transformers.engine import TransformersEngine, _Prompt, batches
 from swift_engine_transformers.settings import TransformersEngineSettings
 
@@ -186,9 +186,7 @@ def test_every_end_token_of_the_generation_config_ends_an_answer(folder: Path, t
     assert "".join(engine_of(target).stream(ask("Hi"))) == result.text
 
 
-def _no_stop(engine: TransformersEngine):
-    from swift_engine_transformers.decoding import Stop
-
+def _no_stop(engine: TransformersEngine) -> Stop:
     return Stop(engine.tokenizer, (), 0, rows=1)
 
 

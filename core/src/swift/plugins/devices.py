@@ -41,9 +41,16 @@ def choose_device(registry: Any, name: str = "auto") -> tuple[Any, DeviceInfo]:
     entry = registry.find("device", name)
     info = probe(entry)
     if not info.count:
-        present = [e.spec.name for e in entries if e is not entry and probe(e).count]
+        present = [e.spec.name for e in entries if e is not entry and _is_present(e)]
         raise ConfigError(
             f"device {name} was asked for, but this machine shows none",
             fix=f"--device {present[0] if present else 'auto'}; `swift doctor` tells what was found",
         )
     return entry, info
+
+
+def _is_present(entry: Any) -> bool:
+    try:
+        return bool(probe(entry).count)
+    except PluginError:
+        return False
