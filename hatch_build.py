@@ -21,13 +21,15 @@ class WorkspaceHook(MetadataHookInterface):
         members: dict[str, str] = self.config["members"]
         release = os.environ.get("SWIFT_BUILD") == "release"
 
-        def requirement(name: str) -> str:
+        def requirement(wanted: str) -> str:
+            """`wanted` is a member, perhaps with an extra (`swift-llm-core[run]`), or a library."""
+            name = wanted.partition("[")[0]
             if name not in members:
-                return name
+                return wanted
             folder = pathlib.Path(self.root) / members[name]
             if not release and (folder / "pyproject.toml").is_file():
-                return f"{name} @ {folder.resolve().as_uri()}"
-            return f"{name}=={metadata['version']}"
+                return f"{wanted} @ {folder.resolve().as_uri()}"
+            return f"{wanted}=={metadata['version']}"
 
         extras = {extra: [requirement(name) for name in names] for extra, names in self.config["extras"].items()}
         extras["dev"] = sorted({name for extra in ("build", "lint", "test") for name in extras[extra]})

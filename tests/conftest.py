@@ -14,7 +14,28 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from swift.testing import tiny_folder
 
-WORDS = "red green blue old new small large quick slow bright quiet loud warm cold soft hard round flat deep high".split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "old",
+    "new",
+    "small",
+    "large",
+    "quick",
+    "slow",
+    "bright",
+    "quiet",
+    "loud",
+    "warm",
+    "cold",
+    "soft",
+    "hard",
+    "round",
+    "flat",
+    "deep",
+    "high",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,9 @@ def test_empty_file(sft: Sft, tmp_path: Path) -> None:
     assert code and "empty" in text
 
 
-def test_broken_line_is_reported_and_the_run_stops_above_the_share(sft: Sft, tmp_path: Path, dataset: Callable[[int], Path]) -> None:
+def test_broken_line_is_reported_and_the_run_stops_above_the_share(
+    sft: Sft, tmp_path: Path, dataset: Callable[[int], Path]
+) -> None:
     lines = dataset(8).read_text(encoding="utf-8").splitlines()
     lines[2] = lines[2][:-5]
     (tmp_path / "d.jsonl").write_text("\n".join(lines), encoding="utf-8")

@@ -17,7 +17,9 @@ CUTS: dict[str, dict[str, Any]] = {
     "batch 1 x 8 accumulations": {"batch_size": 1, "gradient_accumulation_steps": 8, "batching": "padded"},
     "padding-free": {"batch_size": 8, "gradient_accumulation_steps": 1, "batching": "padding_free"},
     "padding-free, accumulated": {"batch_size": 2, "gradient_accumulation_steps": 4, "batching": "padding_free"},
-    "packed": {"batch_size": 1, "gradient_accumulation_steps": 1, "batching": "packed", "packing_length": 4096, "max_length": 512},
+    "packed": {
+        "batch_size": 1, "gradient_accumulation_steps": 1, "batching": "packed", "packing_length": 4096, "max_length": 512,
+    },
     "2 ranks": {"batch_size": 4, "gradient_accumulation_steps": 1, "batching": "padded", "nproc_per_node": 2},
     "2 ranks, uneven": {"batch_size": 3, "gradient_accumulation_steps": 2, "batching": "padding_free", "nproc_per_node": 2},
     "tiled loss": {"batch_size": 8, "gradient_accumulation_steps": 1, "batching": "padded", "logits_memory": 0.01},

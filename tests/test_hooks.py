@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-PLUGIN = '''
+PLUGIN = """
 from swift.api import TrackerSpec, hookimpl
 
 @hookimpl
@@ -43,7 +43,7 @@ def swift_checkpoint(step, folder):
 @hookimpl
 def swift_train_end(metrics):
     note(f"end {{metrics['step']}}")
-'''
+"""
 IMPL = """
 from swift.api import Tracker
 
@@ -69,7 +69,18 @@ def test_hooks_of_the_plan_are_called_in_order(model_folder: Path, dataset: Any,
     log = tmp_path / "seen.txt"
     for name in ("seer", "sleeper"):
         install(tmp_path / "site", name, log)
-    flags = ["--model", str(model_folder), "--dataset", str(dataset(8)), "--max_steps", "2", "--save_steps", "1", "--tracker", "seer"]
+    flags = [
+        "--model",
+        str(model_folder),
+        "--dataset",
+        str(dataset(8)),
+        "--max_steps",
+        "2",
+        "--save_steps",
+        "1",
+        "--tracker",
+        "seer",
+    ]
     command = [sys.executable, "-m", "swift", "sft", *flags, "--report", "false"]
     env = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1", "SWIFT_HOME": str(tmp_path / "home")}
     out = subprocess.run([*command, "-o", str(tmp_path / "run")], env=env, capture_output=True, text=True)

@@ -16,8 +16,8 @@ from swift.plugins.registry import discover
 SOURCE = Path(swift.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate", "trl", "safetensors", "matplotlib", "huggingface_hub"}
 RIGHT = (
-    "swift.training", "swift.worker", "swift.inference", "swift.inference_batch", "swift.inference_chat", "swift.inference_export",
-    "swift.testing", "swift.api.ops", "swift.data.encode", "swift.data.batches",
+    "swift.training", "swift.worker", "swift.inference.open", "swift.inference.batch", "swift.inference.chat",
+    "swift.inference.export", "swift.testing", "swift.api.ops", "swift.data.encode", "swift.data.batches",
 )  # fmt: skip
 """Right of the torch line. Everything else is left of it."""
 
@@ -104,7 +104,8 @@ def test_core_names_no_plugin() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["sft", "--help"], ["plugin", "list"], ["list", "tuners"], ["--version"], ["doctor"], ["infer", "--help"]]
+    "words",
+    [["--help"], ["sft", "--help"], ["plugin", "list"], ["list", "tuners"], ["--version"], ["doctor"], ["infer", "--help"]],
 )
 def test_commands_left_of_the_line_import_no_torch(words: list[str]) -> None:
     code = (

@@ -68,7 +68,9 @@ def test_kill_9_and_resume_is_bit_equal(whole: swift.Run, model_folder: Path, da
     process.communicate()
     run = RunDir(tmp_path / "run")
     assert not run.final.exists()
-    out = subprocess.run(command("--resume", str(run)), capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    out = subprocess.run(
+        command("--resume", str(run)), capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert out.returncode == 0, out.stderr[-2000:]
     assert losses(run) == losses(whole), f"killed after step {step}"
     left = [p.name for p in run.checkpoint_folder.iterdir() if p.name.startswith(".") and str(os.getpid()) in p.name]
@@ -109,7 +111,9 @@ def test_two_ranks_resume_as_one(model_folder: Path, dataset: Any, tmp_path: Pat
 
 
 def test_a_damaged_checkpoint_is_not_trusted(model_folder: Path, dataset: Any, tmp_path: Path) -> None:
-    run = swift.train(model=model_folder, dataset=dataset(24), output=tmp_path / "run", progress=False, **(FLAGS | {"max_steps": 6}))
+    run = swift.train(
+        model=model_folder, dataset=dataset(24), output=tmp_path / "run", progress=False, **(FLAGS | {"max_steps": 6})
+    )
     for checkpoint in run.checkpoints():
         next((checkpoint / "model").glob("*.safetensors")).write_bytes(b"short")
     with pytest.raises(CheckpointError, match="bytes, the manifest says"):
@@ -146,7 +150,9 @@ def test_a_run_can_be_resumed_from_another_folder(
     model_folder: Path, dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(dataset(24).parent)
-    run = swift.train(model=model_folder, dataset="24.jsonl", output=tmp_path / "run", **(FLAGS | {"max_steps": 2, "progress": False}))
+    run = swift.train(
+        model=model_folder, dataset="24.jsonl", output=tmp_path / "run", **(FLAGS | {"max_steps": 2, "progress": False})
+    )
     monkeypatch.chdir(tmp_path)
     assert len(swift.train(resume="run", max_steps=4).losses) == 4
     assert [row["step"] for row in run.log() if "loss" in row] == [1, 2, 3, 4]

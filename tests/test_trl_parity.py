@@ -32,7 +32,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]]
 
 def trl_losses(model_folder: Path, rows: list[dict[str, Any]], output: Path, peft_config: Any) -> list[float]:
     class Keep(TrainerCallback):
-        losses: list[float] = []  # noqa: RUF012
+        losses: list[float] = []
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if "loss" in logs:
@@ -65,7 +65,9 @@ def trl_losses(model_folder: Path, rows: list[dict[str, Any]], output: Path, pef
 @pytest.mark.parametrize("tuner", ["full", "lora"])
 def test_losses_agree(tuner: str, model_folder: Path, rows: tuple[list[dict[str, Any]], Path], tmp_path: Path) -> None:
     data, file = rows
-    config = peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM") if tuner == "lora" else None
+    config = (
+        peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM") if tuner == "lora" else None
+    )
     theirs = trl_losses(model_folder, data, tmp_path / "trl", config)
     settings = {"lora": {"rank": 8, "alpha": 16, "dropout": 0.0}} if tuner == "lora" else {}
     run = swift.train(

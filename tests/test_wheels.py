@@ -138,6 +138,7 @@ def test_checkout_resolves_to_its_own_folders(source, tmp_path, target, extra):
     run(sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--no-build-isolation", "-q",
         "--report", report, target, cwd=source)  # fmt: skip
     (item,) = json.loads(report.read_text(encoding="utf-8"))["install"]
+    item["metadata"]["requires_dist"] = [r.replace("[run]", "", 1) for r in item["metadata"]["requires_dist"]]
     urls = {
         r.split(" @ ")[0]: r.split(" @ ")[1] for r in item["metadata"]["requires_dist"] if " @ " in r and "extra ==" not in r
     }

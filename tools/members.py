@@ -24,6 +24,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 PATTERNS = ("core", "devices/*", "tuners/*", "backends/*/*", "plugins/*", "plugins/*/*")
 DEV_FILE = ROOT / "requirements" / "dev.txt"
+EXTRAS = {"core": "[run]"}  # what the core needs right of the torch line
 
 
 class Member(NamedTuple):
@@ -55,7 +56,7 @@ def members() -> list[Member]:
 
 def dev_requirements() -> str:
     head = "# Written by `python tools/members.py --write`. Every package, editable; run pip at the root of the checkout.\n"
-    return head + "".join(f"-e ./{m.folder}\n" for m in members())
+    return head + "".join(f"-e ./{m.folder}{EXTRAS.get(m.folder, '')}\n" for m in members())
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ def test_no_chat_template() -> None:
     file = str(DATA / "templates" / "llama3.jinja")
     encoder = ChatEncoder(tokenizer(None), template=file)
     assert encoder.chat({"messages": [ASK, SAY]}) == ChatEncoder(tokenizer("llama3")).chat({"messages": [ASK, SAY]})
-    with pytest.raises(ConfigError, match="no such template file"):
+    with pytest.raises(ConfigError, match="there is no template file"):
         ChatEncoder(tokenizer(None), template="nowhere.jinja")
 
 

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from swift.cli.export import main as export_main
 from swift.config.loader import load as load_config
 from swift.errors import CheckpointError, ConfigError, Unsupported
-from swift.inference_export import REPORT, export
-from swift.inference_source import resolve_source
+from swift.inference.export import REPORT, export
+from swift.inference.source import resolve_source
 from swift.plan.plan import Component
 from swift.plugins.loading import load_object
 from swift.plugins.registry import discover

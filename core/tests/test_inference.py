@@ -21,9 +21,9 @@ from swift.cli.infer import main as infer_main
 from swift.config.loader import load as load_config
 from swift.config.sections import GenerationSection
 from swift.errors import CheckpointError, ConfigError, DataError, ModelError, PluginNotFound
-from swift.inference import end_of_turn, open_model
-from swift.inference_chat import Chat, _Lines
-from swift.inference_source import resolve_source
+from swift.inference.chat import Chat, _Lines
+from swift.inference.open import end_of_turn, open_model
+from swift.inference.source import resolve_source
 from swift.plan.plan import Plan
 from swift.plugins.loading import component_of, instantiate
 from swift.plugins.registry import discover
@@ -527,7 +527,7 @@ def test_chat_works_through_a_pipe(run: RunDir, base: Path, capsys: pytest.Captu
 
 def test_what_decides_is_left_of_the_torch_line(run: RunDir) -> None:
     code = (
-        "import sys, swift.cli.infer, swift.cli.chat, swift.cli.export, swift.inference_source as s\n"
+        "import sys, swift.cli.infer, swift.cli.chat, swift.cli.export, swift.inference.source as s\n"
         "from swift.config.loader import load\n"
         "from swift.plugins.registry import discover\n"
         "registry = discover()\n"

@@ -75,7 +75,10 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
 def test_half_a_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "a", PLAN, {})
     whole = checkpoint(run, 10)
-    with pytest.raises(OSError, match="disk full"), whole_folder(run.checkpoint_folder / "step-000020", manifest=True) as folder:
+    with (
+        pytest.raises(OSError, match="disk full"),
+        whole_folder(run.checkpoint_folder / "step-000020", manifest=True) as folder,
+    ):
         (folder / "model").mkdir()
         raise OSError("disk full")
     (run.checkpoint_folder / "step-000030").mkdir()  # killed before its manifest was there

@@ -84,13 +84,16 @@ class RunDir:
                     raise CheckpointError(f"{run.path} is not empty", fix=fix)
                 if not run.is_run(run.path):
                     raise CheckpointError(
-                        f"{run.path} is not empty and not a run directory, so --overwrite leaves it alone", fix="choose another -o"
+                        f"{run.path} is not empty and not a run directory, so --overwrite leaves it alone",
+                        fix="choose another -o",
                     )
                 shutil.rmtree(run.path)
             run.checkpoint_folder.mkdir(parents=True, exist_ok=True)
             run.write(plan, config)
         except OSError as error:
-            raise CheckpointError(f"cannot write {run.path}: {error.strerror or error}", fix="choose another folder with -o") from error
+            raise CheckpointError(
+                f"cannot write {run.path}: {error.strerror or error}", fix="choose another folder with -o"
+            ) from error
         return run
 
     def write(self, plan: Plan, config: dict[str, Any]) -> None:
@@ -131,7 +134,7 @@ class RunDir:
         if faults:
             raise CheckpointError(
                 f"no checkpoint of {self.path} can be resumed:\n  " + "\n  ".join(faults),
-                fix=f"start anew from its weights: --model {self.path}, or delete the damaged folders to start from the beginning",
+                fix=f"start anew from its weights: --model {self.path}, or delete the damaged folders and begin again",
             )
         return None
 
@@ -144,7 +147,9 @@ class RunDir:
         if checkpoint:
             names = [p.name for p in self.checkpoints()]
             if checkpoint not in names:
-                raise CheckpointError(f"{self.path} has no checkpoint {checkpoint!r}", fix=f"it has: {', '.join(names) or 'none'}")
+                raise CheckpointError(
+                    f"{self.path} has no checkpoint {checkpoint!r}", fix=f"it has: {', '.join(names) or 'none'}"
+                )
             return self.checkpoint_folder / checkpoint / "model"
         if self.final.is_dir():
             return self.final

@@ -19,7 +19,15 @@ from swift.plugins.loading import instantiate, load_object
 from swift.plugins.registry import Registry, discover
 from swift.run_dir import RunDir
 
-FIXED_ON_RESUME = ("model.id", "data.dataset", "data.columns", "tuner.name", "objective.name", "data.data_seed", "data.max_length")
+FIXED_ON_RESUME = (
+    "model.id",
+    "data.dataset",
+    "data.columns",
+    "tuner.name",
+    "objective.name",
+    "data.data_seed",
+    "data.max_length",
+)
 """What a resumed run may not change: its checkpoint belongs to them."""
 
 

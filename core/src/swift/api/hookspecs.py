@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("swift")
 
+
 # fmt: off
 @hookspec
 def swift_models() -> Iterable[specs.ModelSpec]: "Model loaders and vendor catalogs."

@@ -1,4 +1,4 @@
-"""`swift chat SOURCE`: left of the torch line; `swift.inference_chat` does the talking."""
+"""`swift chat SOURCE`: left of the torch line; `swift.inference.chat` does the talking."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from swift.cli.infer import settings_by_owner, source_word
 from swift.config.loader import load
-from swift.inference_source import resolve_source
+from swift.inference.source import resolve_source
 from swift.plugins.loading import load_object
 from swift.plugins.registry import discover
 
@@ -18,6 +18,6 @@ def main(argv: Sequence[str], verb: str = "chat") -> int:
     source = resolve_source(source_word(resolved, verb), sections=resolved.sections, registry=registry)
     for note in (*resolved.notes, *(f"note: {n}" for n in source.notes)):
         print(note, file=sys.stderr)
-    return load_object("swift.inference_chat:chat")(
+    return load_object("swift.inference.chat:chat")(
         source, sections=resolved.sections, settings=settings_by_owner(resolved), registry=registry
     )

@@ -1,4 +1,4 @@
-"""`swift export SOURCE` and `swift merge-lora SOURCE`: left of the torch line; `swift.inference_export` does the work."""
+"""`swift export SOURCE` and `swift merge-lora SOURCE`: left of the torch line; `swift.inference.export` does the work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from swift.cli.infer import settings_by_owner, source_word
 from swift.config.loader import load
-from swift.inference_source import resolve_source
+from swift.inference.source import resolve_source
 from swift.plugins.loading import load_object
 from swift.plugins.registry import discover
 
@@ -18,6 +18,6 @@ def main(argv: Sequence[str], verb: str = "export") -> int:
     source = resolve_source(source_word(resolved, verb), sections=resolved.sections, registry=registry)
     for note in (*resolved.notes, *(f"note: {n}" for n in source.notes)):
         print(note, file=sys.stderr)
-    return load_object("swift.inference_export:export")(
+    return load_object("swift.inference.export:export")(
         source, sections=resolved.sections, settings=settings_by_owner(resolved), registry=registry
     )

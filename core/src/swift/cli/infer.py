@@ -1,4 +1,4 @@
-"""`swift infer SOURCE`: left of the torch line; `swift.inference_batch` does the work."""
+"""`swift infer SOURCE`: left of the torch line; `swift.inference.batch` does the work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from swift.config.loader import Resolved, load
 from swift.errors import ConfigError
-from swift.inference_source import resolve_source
+from swift.inference.source import resolve_source
 from swift.plugins.loading import load_object
 from swift.plugins.registry import discover
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str], verb: str = "infer") -> int:
     source = resolve_source(source_word(resolved, verb), sections=resolved.sections, registry=registry)
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
-    return load_object("swift.inference_batch:infer")(
+    return load_object("swift.inference.batch:infer")(
         source, sections=resolved.sections, settings=settings_by_owner(resolved), registry=registry, prompts=prompts,
         as_json=bool(resolved.extra.get("json")),
     )  # fmt: skip

@@ -19,11 +19,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from swift.api.contracts import Encoder, Example, Record
-from swift.data.sources import DatasetRegistry, package_file
-from swift.data.tokens import TokenDataset, tokenize
-from swift.errors import ConfigError, DataError, ModelError
-
-__all__ = ["ChatEncoder", "TokenDataset", "tokenize"]
+from swift.data.sources import DatasetRegistry
+from swift.data.templates import template_text
+from swift.errors import DataError, ModelError
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TEMPLATE_FAULTS = (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError)
@@ -72,7 +70,7 @@ class ChatEncoder(Encoder):
         registry: DatasetRegistry | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self.chat_template = chat_template_text(template, registry)
+        self.chat_template = template_text(template, registry)
         self.system = system
         self.options = dict(options or {})
         self.counters: Counter[str] = Counter()
@@ -280,18 +278,6 @@ class ChatEncoder(Encoder):
         rows = self.tokenizer(texts, add_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
         ends = [ids if eos is None or ids[-1:] == [eos] else [*ids, eos] for ids in rows]
         return [{"input_ids": ids, "loss_weight": [1.0] * len(ids)} for ids in ends]
-
-
-def chat_template_text(template: str, registry: DatasetRegistry | None = None) -> str | None:
-    """Jinja text of a template; None where it is the tokenizer's own. Raises `ConfigError` for an unknown one."""
-    if template in ("", "auto"):
-        return None
-    path = Path(template).expanduser()
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    if path.suffix in (".jinja", ".jinja2", ".j2") or registry is None:
-        raise ConfigError(f"no such template file: {template}", fix="check the path; --template auto is the tokenizer's own")
-    return package_file(registry.find("template", template).spec.file).read_text(encoding="utf-8")
 
 
 def _common(a: str, b: str) -> int:

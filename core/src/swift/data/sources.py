@@ -10,7 +10,6 @@ import difflib
 import glob
 import gzip
 import hashlib
-import importlib.util
 import io
 import itertools
 import json
@@ -28,7 +27,7 @@ import pyarrow.parquet
 
 from swift.api.contracts import DatasetReader
 from swift.errors import DataError, PluginNotFound
-from swift.plugins.loading import load_impl
+from swift.plugins.loading import load_impl, package_path
 
 _GZIP_FAULTS = (EOFError, zlib.error, gzip.BadGzipFile)
 _UNDECODED = re.compile("[\udc80-\udcff]")
@@ -179,7 +178,7 @@ def _registered(ref: str, entry: Any, registry: DatasetRegistry, *, hub: str, ta
     if spec.impl:
         return Source(ref, columns=spec.columns, take=take, reader=_implementation(entry))
     if spec.files:
-        files = tuple(package_file(f) for f in spec.files)
+        files = tuple(package_path(f) for f in spec.files)
         if missing := [str(f) for f in files if not f.is_file()]:
             raise DataError(f"dataset {spec.name}: its plugin lacks {', '.join(missing)}", fix="reinstall that plugin")
         return Source(ref, files, spec.columns, take)
@@ -224,15 +223,6 @@ def _implementation(entry: Any) -> Any:
 def _hubs(registry: DatasetRegistry, hub: str) -> list[Any]:
     entries = sorted(registry.entries("hub"), key=lambda e: (-e.spec.priority, e.spec.name))
     return entries if hub == "auto" else [e for e in entries if hub in (e.spec.name, e.spec.prefix, *e.spec.aliases)]
-
-
-def package_file(dotted: str) -> Path:
-    """`"package:relative/file"` -> path, without importing the package. Raises `DataError`."""
-    package, _, relative = dotted.partition(":")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"{dotted}: the package {package} is not installed", fix="reinstall the plugin that offers it")
-    return Path(next(iter(spec.submodule_search_locations))) / relative
 
 
 def _missing(name: str, path: Path, registry: DatasetRegistry | None) -> DataError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from swift.errors import ModelError, PluginNotFound
 from swift.plan.headers import WeightFiles, read_weights
 from swift.plan.shapes import Shapes, from_tensors, read_config, shapes_of, text_config
 from swift.plugins.info import Entry
-from swift.plugins.loading import component_of, instantiate
+from swift.plugins.loading import component_of, instantiate, package_path
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -90,7 +89,7 @@ def locate(registry: Any, section: Any, *, weights: bool) -> ModelSource:
         )
     entry = catalog_entry(registry, name)
     if entry is not None and entry.spec.folder:
-        return ModelSource(name, package_folder(entry.spec.folder), f"ships in {entry.origin}", entry)
+        return ModelSource(name, package_path(entry.spec.folder), f"ships in {entry.origin}", entry)
     prefix, _, bare = name.rpartition("::")
     if entry is None and "/" not in bare:
         if path.is_dir():
@@ -203,19 +202,6 @@ def choose_hub(registry: Any, wanted: str, prefix: str, entry: Entry | None, bar
         f"{', '.join(h.name for h in hubs)}",
         fix="swift list hubs",
     )
-
-
-def package_folder(dotted: str) -> Path:
-    """`"package:relative/folder"` -> path; the package is not imported. Raises `ModelError`."""
-    package, _, relative = dotted.partition(":")
-    spec = importlib.util.find_spec(package)
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    folder = Path(places[0]) / relative if places else None
-    if folder is None or not folder.is_dir():
-        raise ModelError(
-            f"{dotted}: the plugin's files are not there", fix=f"pip install --force-reinstall {package.replace('_', '-')}"
-        )
-    return folder
 
 
 def _is_path(name: str) -> bool:

@@ -48,6 +48,22 @@ def load_object(dotted: str) -> Any:
     return value
 
 
+def package_path(dotted: str) -> Path:
+    """A plugin's own file or folder: `"package:relative/path"`; the package is not imported.
+
+    Raises:
+        PluginBroken: The package or what it promises is not there.
+    """
+    package, _, relative = dotted.partition(":")
+    places = _locations(package)
+    path = places[0] / relative if places else None
+    if path is None or not path.exists():
+        raise PluginBroken(
+            f"{dotted}: the plugin's files are not there", fix=f"pip install --force-reinstall {package.replace('_', '-')}"
+        )
+    return path
+
+
 def _pip(module: str | None) -> str:
     return f"pip install {module.partition('.')[0].replace('_', '-')}" if module else ""
 

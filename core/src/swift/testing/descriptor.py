@@ -18,7 +18,20 @@ from swift.api import CONTRACTS, FACTS, KINDS
 from swift.plugins.loading import load_object
 from swift.plugins.registry import Registry, discover
 
-HEAVY = ("torch", "transformers", "datasets", "peft", "accelerate", "numpy", "pyarrow", "pydantic", "pluggy", "yaml", "rich", "vllm")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "peft",
+    "accelerate",
+    "numpy",
+    "pyarrow",
+    "pydantic",
+    "pluggy",
+    "yaml",
+    "rich",
+    "vllm",
+)
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 

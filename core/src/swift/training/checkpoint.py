@@ -44,7 +44,13 @@ def rng_state(device: Device) -> dict[str, Any]:
     kind, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
-        "numpy": {"kind": kind, "keys": torch.from_numpy(keys.astype(np.int64)), "pos": position, "gauss": has_gauss, "cached": cached},
+        "numpy": {
+            "kind": kind,
+            "keys": torch.from_numpy(keys.astype(np.int64)),
+            "pos": position,
+            "gauss": has_gauss,
+            "cached": cached,
+        },
         "python": json.dumps(random.getstate()),
         "device": device.rng_state(),
     }

@@ -27,7 +27,9 @@ from swift.training.schedule import factor
 class LossModule(nn.Module):
     """The loss as a module, so that whatever a strategy hooks on `forward` sees the whole computation."""
 
-    def __init__(self, model: nn.Module, objective: Objective, *, memory_budget: int, autocast: torch.dtype | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, objective: Objective, *, memory_budget: int, autocast: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
@@ -209,7 +211,9 @@ class Window:
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, batches: Iterator[Batch], *, strategy: Strategy, torch_device: torch.device) -> dict[str, float]:
+def evaluate(
+    module: nn.Module, batches: Iterator[Batch], *, strategy: Strategy, torch_device: torch.device
+) -> dict[str, float]:
     """Mean loss over the labels of all ranks, and its exponential."""
     module.eval()
     total = labels = 0.0

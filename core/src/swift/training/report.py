@@ -70,7 +70,8 @@ def write_report(run: RunDir, summary: Mapping[str, Any], notes: list[str]) -> P
         f'<img alt="{p.stem}" src="data:image/png;base64,{base64.b64encode(p.read_bytes()).decode()}">' for p in plots
     )
     config = [
-        (path, json.dumps(value, ensure_ascii=False), plan.provenance.get(path, "default")) for path, value in _flat(plan.config)
+        (path, json.dumps(value, ensure_ascii=False), plan.provenance.get(path, "default"))
+        for path, value in _flat(plan.config)
     ]
     parts = [(slot, c.name, f"{c.dist} {c.version}") for slot, c in sorted(plan.components.items())]
     rejects = run.rejects_file.read_text(encoding="utf-8").splitlines() if run.rejects_file.is_file() else []
@@ -80,7 +81,8 @@ def write_report(run: RunDir, summary: Mapping[str, Any], notes: list[str]) -> P
     ]
     body = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(run.path.name)}</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}}
-table{{border-collapse:collapse;margin:.5rem 0 1.5rem}}td,th{{border-bottom:1px solid #ddd;padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}}
+table{{border-collapse:collapse;margin:.5rem 0 1.5rem}}
+td,th{{border-bottom:1px solid #ddd;padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}}
 img{{max-width:100%;margin:.5rem 0}}code{{background:#f3f3f3;padding:0 .2rem}}</style>
 <h1>{html.escape(plan.verb)}: {html.escape(run.path.name)}</h1>
 {_table(("", ""), [(k, _show(k, v)) for k, v in summary.items()])}

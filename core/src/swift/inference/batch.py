@@ -18,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from swift.api import Generation, GenerationRequest, GenerationResult, Record
 from swift.data.records import load_records
 from swift.errors import ConfigError, DataError
-from swift.inference import OpenModel, generation_of, open_model, quiet_libraries
-from swift.inference_source import Source
+from swift.inference.open import OpenModel, generation_of, open_model, quiet_libraries
+from swift.inference.source import Source
 
 NOT_FOR_THE_MODEL = ("loss_weight",)
 """Keys of a message that only training reads."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from swift.data.templates import template_text
 from swift.errors import CheckpointError, ConfigError, ModelError
-from swift.plan.models import TOKENIZER_FILES, loader_entry, locate, package_folder
+from swift.plan.models import TOKENIZER_FILES, loader_entry, locate
 from swift.plan.plan import Component, Plan
 from swift.plan.shapes import read_config
 from swift.plugins.loading import component_of
@@ -271,21 +272,6 @@ def installed(registry: Any, component: Component) -> Component:
     """The installed counterpart of a plan's component, with the plan's settings: a plan file decides no import by itself."""
     qualified = f"{component.dist}/{component.kind}:{component.name}" if component.dist else component.name
     return component_of(registry.find(component.kind, qualified), dict(component.settings))
-
-
-def template_text(name: str, registry: Any) -> str:
-    """Jinja text of a file or of a template plugin."""
-    file = Path(name)
-    if file.suffix not in (".jinja", ".j2") and not file.is_file():
-        dotted, _, base = registry.find("template", name).spec.file.rpartition("/")
-        package, _, folder = dotted.partition(":") if dotted else (base.partition(":")[0], "", "")
-        file = package_folder(f"{package}:{folder}") / base.rpartition(":")[2]
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read the template {file}: {error}", fix="--template FILE.jinja, or a name of `swift list templates`"
-        ) from error
 
 
 def has_tokenizer(folder: Path) -> bool:

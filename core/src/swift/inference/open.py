@@ -30,7 +30,7 @@ from swift.api import (
     Tuner,
 )  # fmt: skip
 from swift.errors import ModelError, PluginNotFound, Unsupported
-from swift.inference_source import Source, has_tokenizer, resolve_source
+from swift.inference.source import Source, has_tokenizer, resolve_source
 from swift.plan.plan import Component
 from swift.plugins.devices import choose_device
 from swift.plugins.loading import component_of, instantiate
