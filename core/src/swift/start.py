@@ -9,9 +9,10 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from swift.config.loader import Resolved, load
+from swift.config.sections import OutputSection
 from swift.errors import ConfigError, Interrupted, SwiftError
 from swift.plan.plan import Plan
 from swift.plan.planner import make_plan, refuse
@@ -60,7 +61,8 @@ def start(
         old.write(plan, anchored(resolved.plain()))
         run_dir = old
     else:
-        section, config = resolved.sections["output"], anchored(resolved.plain())
+        section = cast(OutputSection, resolved.sections["output"])
+        config = anchored(resolved.plain())
         run_dir = RunDir.create(section.dir or default_folder(plan), plan, config, overwrite=section.overwrite)
     say(f"run directory: {run_dir}")
     return run_dir, execute(plan, run_dir)

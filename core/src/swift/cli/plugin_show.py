@@ -66,7 +66,7 @@ def describe(found: registry.Registry, entry: Entry) -> dict[str, Any]:
         data["settings_schema"] = found.settings_schema(spec.settings)
     except PluginBroken as error:
         data["settings_schema"], data["settings_error"] = None, str(error)
-    return data  # type: ignore[no-any-return]
+    return data
 
 
 def plugin_text(plugin: PluginInfo) -> str:

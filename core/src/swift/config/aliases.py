@@ -211,7 +211,6 @@ _ALIASES: tuple[Alias, ...] = (
     Alias("report_to", "logging.tracker", trackers),
     Alias("disable_tqdm", "logging.progress", switched_off, takes="bool"),
     Alias("output_dir", "output.dir"),
-    Ignored("overwrite_output_dir", "a run never writes over another; --overwrite true empties a run directory first"),
     Alias("resume_from_checkpoint", "option.resume", resume, verbs=TRAIN, takes="one"),
     # inference
     Alias("infer_backend", "engine.name", one_of({"pt": "transformers", "transformers": "transformers"})),
@@ -404,6 +403,7 @@ _LATER: tuple[tuple[str, tuple[str, ...], str], ...] = (
 _TRAIN_ONLY = "only training reads it"
 # fmt: off
 _IGNORED: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("a run never writes over another; --overwrite true empties a run directory first", TRAIN, "overwrite_output_dir"),
     ("training makes no text", (*TRAIN, *EXPORT),
      "max_new_tokens temperature top_k top_p repetition_penalty num_beams stream stop_words[] logprobs top_logprobs "
      "structured_outputs_regex"),

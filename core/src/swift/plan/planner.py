@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import SecretStr
 
@@ -559,7 +559,8 @@ def _plugin_checks(plan: Plan, allowed: Iterable[str]) -> list[Problem]:
     problems = []
     for implementation in implementations:
         try:
-            sentences = list(implementation.function(**({"plan": plan} if implementation.argnames else {})))
+            arguments = {"plan": plan} if implementation.argnames else {}
+            sentences = list(cast("Iterable[str]", implementation.function(**arguments)))
         except Exception as error:  # a third party's code; its fault must not hide the rest of the plan
             sentences = [f"the plan check of {implementation.plugin_name} failed: {type(error).__name__}: {error}"]
         level = "unverified" if CHECK in set(allowed) else "unsupported"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ class ModelContract(DescriptorContract):
         return load_object(spec.impl)()
 
     def request_for(self, folder: Path, **changes: Any) -> LoadRequest:
-        return LoadRequest(**({"folder": folder, "device": PlainCpu(), "dtype": "float32"} | changes))
+        return replace(LoadRequest(folder, PlainCpu(), dtype="float32"), **changes)
 
     def test_catalog_entry_is_complete(self, spec: Any, registry: Any) -> None:
         if spec.impl:

@@ -41,12 +41,12 @@ class TrainState:
 
 
 def rng_state(device: Device) -> dict[str, Any]:
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
         "numpy": {
             "kind": kind,
-            "keys": torch.from_numpy(keys.astype(np.int64)),
+            "keys": torch.from_numpy(np.asarray(keys, np.int64)),
             "pos": position,
             "gauss": has_gauss,
             "cached": cached,

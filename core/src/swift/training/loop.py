@@ -86,8 +86,8 @@ class StopRequest:
         try:
             yield self
         finally:
-            for number, handler in self._old.items():
-                signal.signal(number, handler)
+            for listened, handler in self._old.items():
+                signal.signal(listened, handler)
 
 
 @dataclass

@@ -22,9 +22,9 @@ from swift.api import Device, LoadRequest, ModelLoader, Objective, OptimizerFact
 from swift.config.sections import ACCELERATOR_PACK, HOST_PACK
 from swift.data.batches import StepLoader, Units, choose_units, evaluation_batches
 from swift.data.encode import ChatEncoder
-from swift.data.records import RecordSet, load_records, write_rejects
+from swift.data.records import RecordSet, TooManyRejects, load_records, write_rejects
 from swift.data.tokens import TokenDataset, tokenize
-from swift.errors import CheckpointError, DataError, Interrupted
+from swift.errors import CheckpointError, Interrupted
 from swift.plan.plan import Plan
 from swift.plugins.hooks import for_components
 from swift.plugins.loading import instantiate, verify
@@ -272,8 +272,8 @@ def load_data(
             for line in tokens[part].guesses if part == "training" else ():
                 notes(line)
             notes(f"{part} data: {tokens[part].describe()}")
-    except DataError as error:
-        if write and getattr(error, "rejects", None):
+    except TooManyRejects as error:
+        if write:
             write_rejects(run_dir.rejects_file, error.rejects)
         raise
     rejects = [reject for part in tokens.values() for reject in (*part.source_rejects, *part.rejects)]
