@@ -22,8 +22,8 @@ def main(output: str = "runs/python") -> None:
         "learning_rate": 0.005,
         "output": output,
     }
-    plan = swift.plan(**settings)
-    print("strategy:", plan.components["parallel"].name, "| steps:", plan.estimate.get("steps"))
+    plan = swift.plan_run(**settings)
+    print("strategy:", plan.components["parallel"].name, "| steps:", plan.estimate["time"]["steps"])
     run = swift.train(**settings)
     print(f"loss {run.losses[0]:.2f} -> {run.losses[-1]:.2f}; talk to it: swift chat {run.path}")
 
