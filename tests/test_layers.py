@@ -16,7 +16,7 @@ from swift.plugins.registry import discover
 SOURCE = Path(swift.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate", "trl", "safetensors", "matplotlib", "huggingface_hub"}
 RIGHT = (
-    "swift.training", "swift.worker", "swift.inference.open", "swift.inference.batch", "swift.inference.chat",
+    "swift.training", "swift.worker", "swift.upstream", "swift.inference.open", "swift.inference.batch", "swift.inference.chat",
     "swift.inference.export", "swift.testing", "swift.api.ops", "swift.data.encode", "swift.data.batches",
 )  # fmt: skip
 """Right of the torch line. Everything else is left of it."""

@@ -92,3 +92,16 @@ def test_probe_is_fast_in_process():
     start = time.perf_counter()
     probing.probe()
     assert time.perf_counter() - start < 0.05
+
+
+def test_bfloat16_is_fast_only_where_the_processor_multiplies_it(tmp_path):
+    for flags, fast in (
+        ("flags\t\t: fpu avx2 avx512f", ("float32",)),
+        ("flags\t\t: fpu avx512f avx512_bf16 amx_bf16", ("float32", "bfloat16")),
+        ("Features\t: fp asimd bf16", ("float32", "bfloat16")),
+        ("", ("float32",)),
+    ):
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n", encoding="utf-8")
+        assert probing.fast_dtypes(tmp_path / "cpuinfo") == fast
+    assert probing.fast_dtypes(tmp_path / "nowhere") == ("float32",)
+    assert set(probing.probe().facts["device.fast_dtypes"]) <= set(CpuDevice(None, "cpu").dtypes())

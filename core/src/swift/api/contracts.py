@@ -256,6 +256,10 @@ class Device(ABC):
     def dtypes(self) -> tuple[str, ...]:
         """Dtypes that can be trained in, best first; checked on the hardware that is there."""
 
+    def fast_dtypes(self) -> tuple[str, ...]:
+        """Those of `dtypes()` that the hardware has arithmetic for; the others are slower than float32."""
+        return self.dtypes()
+
     @abstractmethod
     def attention(self) -> tuple[str, ...]:
         """transformers' names of attention implementations, best first."""

@@ -20,6 +20,11 @@ FACTS: dict[str, Fact] = {
     for f in (
         Fact("device.collectives", "str list", "collective backends that work on it (gloo, nccl, hccl)"),
         Fact("device.dtypes", "str list", "dtypes that can be trained in"),
+        Fact(
+            "device.fast_dtypes",
+            "str list",
+            "those of device.dtypes that it has arithmetic for; the others are slower than float32",
+        ),
         Fact("device.attention", "str list", "attention implementations, best first"),
         Fact("device.memory", "int", "bytes of memory of one device"),
         Fact("device.count", "int", "devices present"),

@@ -18,8 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from swift.api import Generation, GenerationRequest, GenerationResult, Record
 from swift.data.records import load_records
 from swift.errors import ConfigError, DataError
-from swift.inference.open import OpenModel, generation_of, open_model, quiet_libraries
+from swift.inference.open import OpenModel, generation_of, open_model
 from swift.inference.source import Source
+from swift.upstream import quiet_libraries
 
 NOT_FOR_THE_MODEL = ("loss_weight",)
 """Keys of a message that only training reads."""

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from swift.api import GenerationResult
 from swift.config.sections import GenerationSection
 from swift.errors import ConfigError, SwiftError
-from swift.inference.open import OpenModel, generation_of, open_model, quiet_libraries
+from swift.inference.open import OpenModel, generation_of, open_model
 from swift.inference.source import Source
+from swift.upstream import quiet_libraries
 
 try:
     import readline  # noqa: F401  (input() then has a history and can be edited; not on Windows)

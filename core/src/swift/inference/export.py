@@ -14,11 +14,12 @@ from typing import Any
 import swift
 from swift.api import Device, ExportContext, Exporter, ExportReport, Record
 from swift.errors import CheckpointError, ConfigError, Unsupported
-from swift.inference.open import load, open_device, quiet_libraries, with_settings
+from swift.inference.open import load, open_device, with_settings
 from swift.inference.source import Source
 from swift.plan.models import inspect
 from swift.plugins.loading import instantiate
 from swift.run_dir import whole_folder, write_text
+from swift.upstream import quiet_libraries
 
 REPORT = "export_report.json"
 HELD_PROMPTS: tuple[tuple[str, str], ...] = (

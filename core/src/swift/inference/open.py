@@ -6,7 +6,6 @@ with open_model("runs/a", sections=..., registry=...) as model:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any
 
 import jinja2
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from swift.api import (
     Device,
@@ -205,14 +203,6 @@ def choose_engine(name: str, registry: Any) -> Any:
     if not entries:
         raise PluginNotFound("no inference engine is installed", fix="pip install swift-llm-engine-transformers")
     return min(entries, key=lambda e: (not e.spec.in_process, not e.spec.streaming))
-
-
-def quiet_libraries() -> None:
-    """For commands: upstream's hints and progress bars would stand amid answers. Its errors stay."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    for category in (UserWarning, FutureWarning):
-        warnings.filterwarnings("ignore", category=category, module="transformers|peft")
 
 
 def generation_of(section: Any) -> Generation:

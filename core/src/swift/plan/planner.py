@@ -124,7 +124,7 @@ def make_plan(
         _parallel(draft, device, info)
     _engine(draft)
     if draft.has("train"):
-        _training_values(draft, device, source, facts, resuming=bool(extra.get("resume")))
+        _training_values(draft, device, info, source, facts, resuming=bool(extra.get("resume")))
     if draft.has("logging"):
         for number, name in enumerate(draft.get("logging", "tracker")):
             draft.take(f"tracker.{number}", draft.find("tracker", name))
@@ -376,7 +376,7 @@ def _engine(draft: _Draft) -> None:
 
 
 def _training_values(
-    draft: _Draft, device: Entry | None, source: ModelSource | None, facts: ModelFacts, *, resuming: bool
+    draft: _Draft, device: Entry | None, info: DeviceInfo, source: ModelSource | None, facts: ModelFacts, *, resuming: bool
 ) -> None:
     config, tuner = draft.config, draft.entries.get("tuner")
     train = config["train"]
@@ -405,7 +405,7 @@ def _training_values(
         )  # fmt: skip
     if draft.get("model", "dtype") == "auto":
         if facts.config:  # else nothing is known, and the loader decides
-            _dtype(draft, device, facts)
+            _dtype(draft, device, info, facts)
     elif device is not None and draft.get("model", "dtype") not in _dtypes(device):
         draft.problem(
             DEVICE, f"{device.name} does not train in {draft.get('model', 'dtype')}; it trains in {', '.join(_dtypes(device))}",
@@ -430,7 +430,7 @@ def _dtypes(device: Entry | None) -> tuple[str, ...]:
     )
 
 
-def _dtype(draft: _Draft, device: Entry | None, facts: ModelFacts) -> None:
+def _dtype(draft: _Draft, device: Entry | None, info: DeviceInfo, facts: ModelFacts) -> None:
     """dtype of the weights: the checkpoint's where adapters are trained, float32 where the weights themselves are."""
     stored, able = facts.dtype or "float32", _dtypes(device)
     tuner = draft.entries.get("tuner")
@@ -446,12 +446,21 @@ def _dtype(draft: _Draft, device: Entry | None, facts: ModelFacts) -> None:
             if stored in ("bfloat16", "float16"):
                 draft.facts["model.upcast_from"] = stored
         draft.choose("model.dtype", "float32", why)
+    elif stored in able and stored != "float16" and _slow(stored, info, facts):
+        draft.choose("model.dtype", "float32", f"this device only emulates {stored}, slowly, and there is memory for float32")
     elif stored in able and stored != "float16":
         draft.choose("model.dtype", stored, "the checkpoint has it")
     else:
         other = "bfloat16" if "bfloat16" in able else "float32"
         reason = "gradients underflow in float16" if stored == "float16" else f"{stored} is not trained in on this device"
         draft.choose("model.dtype", other, f"{reason}; the checkpoint has {stored}")
+
+
+def _slow(dtype: str, info: DeviceInfo, facts: ModelFacts) -> bool:
+    """The device has no arithmetic for it, and float32 weights leave half of its memory free."""
+    fast = info.facts.get("device.fast_dtypes")
+    parameters = facts.shapes.parameters if facts.shapes else 0
+    return fast is not None and dtype not in fast and parameters * 8 <= info.memory
 
 
 # ------------------------------------------------------------------------------------------------------------------- data

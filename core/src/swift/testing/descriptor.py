@@ -41,20 +41,24 @@ class DescriptorContract:
     component: ClassVar[str] = ""
 
     @pytest.fixture(scope="class")
-    def registry(self) -> Registry:
+    @classmethod
+    def registry(cls) -> Registry:
         return discover()
 
     @pytest.fixture(scope="class")
-    def entry(self, registry: Registry) -> Any:
-        kind, _, name = self.component.partition(":")
+    @classmethod
+    def entry(cls, registry: Registry) -> Any:
+        kind, _, name = cls.component.partition(":")
         return registry.find(kind, name)
 
     @pytest.fixture(scope="class")
-    def spec(self, entry: Any) -> Any:
+    @classmethod
+    def spec(cls, entry: Any) -> Any:
         return entry.spec
 
     @pytest.fixture(scope="class")
-    def settings(self, spec: Any) -> Any:
+    @classmethod
+    def settings(cls, spec: Any) -> Any:
         return load_object(spec.settings)() if spec.settings else None
 
     def test_the_door_imports_nothing_heavy(self, registry: Registry, entry: Any) -> None:

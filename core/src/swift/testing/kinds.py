@@ -65,7 +65,8 @@ class TunerContract(DescriptorContract):
     ids = torch.arange(3, 43)[None]
 
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return tiny_folder(tmp_path_factory.mktemp("base"))
 
     def base(self, folder: Path) -> nn.Module:
@@ -168,7 +169,8 @@ class ModelContract(DescriptorContract):
     architecture = "qwen3"
 
     @pytest.fixture(scope="class")
-    def loader(self, spec: Any) -> Any:
+    @classmethod
+    def loader(cls, spec: Any) -> Any:
         if not spec.impl:
             pytest.skip("a catalog entry: its loader has its own contract")
         return load_object(spec.impl)()
@@ -232,7 +234,8 @@ class ObjectiveContract(DescriptorContract):
     """The loss is a sum over labels: additive over rows, zero where nothing is labelled, with a gradient."""
 
     @pytest.fixture(scope="class")
-    def model(self, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    @classmethod
+    def model(cls, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
         folder = tiny_folder(tmp_path_factory.mktemp("base"))
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
 
@@ -285,7 +288,8 @@ class DeviceContract(DescriptorContract):
     """The probe is quick and honest; what is claimed can be done, where the hardware is there."""
 
     @pytest.fixture(scope="class")
-    def info(self, spec: Any) -> Any:
+    @classmethod
+    def info(cls, spec: Any) -> Any:
         return load_object(spec.probe)()
 
     def test_probe_never_raises_and_needs_no_torch(self, spec: Any, info: Any) -> None:
@@ -334,11 +338,13 @@ class EngineContract(DescriptorContract):
     prompt = "What is 3 plus one?"
 
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return tiny_folder(tmp_path_factory.mktemp("served"))
 
     @pytest.fixture(scope="class")
-    def engine(self, spec: Any, settings: Any, folder: Path) -> Iterator[Any]:
+    @classmethod
+    def engine(cls, spec: Any, settings: Any, folder: Path) -> Iterator[Any]:
         def load() -> LoadedModel:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
             return LoadedModel(model, AutoTokenizer.from_pretrained(folder), "sdpa", True)

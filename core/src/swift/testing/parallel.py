@@ -56,8 +56,9 @@ class ParallelContract(DescriptorContract):
     world_size = 1
 
     @pytest.fixture(scope="class")
-    def result(self, spec: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-        return run_ranks(spec, self.world_size, tmp_path_factory.mktemp("ranks"))
+    @classmethod
+    def result(cls, spec: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+        return run_ranks(spec, cls.world_size, tmp_path_factory.mktemp("ranks"))
 
     @pytest.mark.parametrize("what", ["losses", "norms"])
     def test_trajectory_equals_plain_pytorch(self, result: dict[str, Any], what: str) -> None:

@@ -8,7 +8,6 @@ import os
 import random
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
 from swift.api import Device, LoadRequest, ModelLoader, Objective, OptimizerFactory, Strategy, Tracker, Tuner
 from swift.config.sections import ACCELERATOR_PACK, HOST_PACK
@@ -35,6 +33,7 @@ from swift.training.loop import Loop, LoopConfig, LossModule, StopRequest, evalu
 from swift.training.progress import Display
 from swift.training.report import write_report
 from swift.training.schedule import warmup
+from swift.upstream import quiet_libraries
 
 
 @dataclass
@@ -338,13 +337,6 @@ def checkpoint_activations(model: torch.nn.Module) -> None:
     # transformers 5.2x renamed the method; the old name warns.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
-
-
-def quiet_libraries() -> None:
-    """Deprecations inside libraries are for their authors, and their bars are not ours."""
-    for module in ("transformers", "peft", "torch"):
-        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
-    transformers.utils.logging.disable_progress_bar()
 
 
 def seed_everything(seed: int, *, deterministic: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from swift.api import Device, Memory
-from swift_device_cpu.probe import memory_bytes
+from swift_device_cpu.probe import fast_dtypes, memory_bytes
 
 try:
     import resource
@@ -30,6 +30,9 @@ class CpuDevice(Device):
 
     def dtypes(self) -> tuple[str, ...]:
         return ("float32", "bfloat16")
+
+    def fast_dtypes(self) -> tuple[str, ...]:
+        return fast_dtypes()
 
     def attention(self) -> tuple[str, ...]:
         return ("sdpa", "eager")

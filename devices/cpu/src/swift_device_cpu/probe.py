@@ -13,13 +13,18 @@ TFLOPS_PER_CORE = 0.03
 that, small models much less."""
 
 CGROUP = Path("/sys/fs/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""x86's two and ARM's: any of them multiplies bfloat16 in hardware."""
 
 
 def probe() -> DeviceInfo:
     """One device: the cores and the memory that this process may use. Never raises."""
     cores = core_count()
     memory = memory_bytes()
-    facts = {"device.count": 1, "device.tflops": round(cores * TFLOPS_PER_CORE, 3)}
+    facts: dict[str, object] = {
+        "device.count": 1, "device.tflops": round(cores * TFLOPS_PER_CORE, 3), "device.fast_dtypes": fast_dtypes(),
+    }  # fmt: skip
     if memory:
         facts["device.memory"] = memory
     return DeviceInfo(count=1, names=(f"{processor_name()} ({cores} cores)",), memory=memory, facts=facts)
@@ -50,14 +55,25 @@ def memory_bytes(cgroup: Path = CGROUP) -> int:
     return min((n for n in (physical, *limits) if n > 0), default=0)
 
 
+def fast_dtypes(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
+    """float32, and bfloat16 where the processor multiplies it: elsewhere it is emulated, and about three times as slow."""
+    flags = _cpuinfo("flags", cpuinfo) or _cpuinfo("Features", cpuinfo)
+    return ("float32", "bfloat16") if BFLOAT16_FLAGS & set(flags.split()) else ("float32",)
+
+
 def processor_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass  # not Linux
+    if name := _cpuinfo("model name", CPUINFO):
+        return name
     return platform.machine() or "CPU"
+
+
+def _cpuinfo(key: str, cpuinfo: Path) -> str:
+    """The first value of a key; "" where the system has no such file (not Linux)."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.partition(":")[0].strip() == key), "")
 
 
 def _number(file: Path) -> int:

@@ -212,6 +212,13 @@ def test_dtype_that_the_device_lacks_is_refused():
     assert caught.value.fix == "--dtype float32"
 
 
+def test_a_dtype_that_the_device_only_emulates_is_widened_unless_asked_for():
+    offered = ("float32", "bfloat16")
+    assert choose_dtype("auto", "bfloat16", offered, training=False, slow=("bfloat16",))[0] == "float32"
+    assert choose_dtype("bfloat16", "bfloat16", offered, training=False, slow=("bfloat16",))[0] == "bfloat16"
+    assert choose_dtype("auto", "bfloat16", offered, training=False)[0] == "bfloat16"
+
+
 def test_dtype_comes_from_the_weights_where_config_is_silent(tmp_path, tokenizer):
     folder = write_model(tmp_path, LlamaConfig(**TOY), tokenizer, dtype=torch.bfloat16)
     edit_config(folder, dtype=None, torch_dtype=None)

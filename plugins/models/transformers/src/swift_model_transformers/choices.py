@@ -22,8 +22,10 @@ INSTALLED: dict[str, Callable[[], bool]] = {
 }
 
 
-def choose_dtype(asked: str, stored: str, offered: Sequence[str], *, training: bool) -> tuple[str, str]:
-    """(dtype, note). `offered`: what the device computes in, best first.
+def choose_dtype(
+    asked: str, stored: str, offered: Sequence[str], *, training: bool, slow: Sequence[str] = ()
+) -> tuple[str, str]:
+    """(dtype, note). `offered`: what the device computes in, best first; `slow`: those it only emulates.
 
     Raises:
         ModelError: A dtype was asked for that the device does not offer.
@@ -36,6 +38,8 @@ def choose_dtype(asked: str, stored: str, offered: Sequence[str], *, training: b
         return asked, f"dtype: {asked}"
     # Nothing here scales losses, and unscaled gradients underflow in float16: it is kept for inference only.
     fits = stored in offered and not (training and stored == "float16" and len(offered) > 1)
+    if fits and stored in slow and "float32" in offered:
+        return "float32", f"dtype: float32; the checkpoint has {stored}, which this device only emulates, slowly"
     if fits:
         return stored, f"dtype: {stored}, as in the checkpoint"
     dtype = next((d for d in NEAREST.get(stored, ()) if d in offered), offered[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from swift.api import LoadedModel, LoadRequest, ModelError, ModelLoader
+from swift.api import Device, LoadedModel, LoadRequest, ModelError, ModelLoader
 from swift_model_transformers.choices import choose_attention, choose_dtype
 from swift_model_transformers.folder import check_weights, read_config, read_json, require_tokenizer, stored_dtype
 from swift_model_transformers.isolation import keeps_documents_apart
@@ -27,6 +27,12 @@ CAUSAL_LM_CLASSES = {
 }
 SUPPORTED = "decoder-only text models (LlamaForCausalLM, Qwen3ForCausalLM, MistralForCausalLM, ...)"
 MEDIA_CONFIGS = ("vision_config", "audio_config", "visual", "vision_tower", "speech_config")
+
+
+def slow_dtypes(device: Device, weights: Sequence[Path]) -> set[str]:
+    """dtypes that are better widened: emulated ones, as long as twice the weights leave half of the memory free."""
+    slow = set(device.dtypes()) - set(device.fast_dtypes())
+    return slow if slow and 4 * sum(file.stat().st_size for file in weights) <= device.memory().total else set()
 
 
 class TransformersLoader(ModelLoader):
@@ -40,8 +46,9 @@ class TransformersLoader(ModelLoader):
         weights = check_weights(folder) if request.init == "pretrained" else []
         device = request.device.setup(request.local_rank)
         dtype, dtype_note = choose_dtype(
-            request.dtype, stored_dtype(raw, weights), request.device.dtypes(), training=request.training
-        )
+            request.dtype, stored_dtype(raw, weights), request.device.dtypes(), training=request.training,
+            slow=slow_dtypes(request.device, weights),
+        )  # fmt: skip
         with quiet(), translated(folder):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=request.trust_remote_code, local_files_only=True)
             model_class = class_of(config, folder, trust_remote_code=request.trust_remote_code)
