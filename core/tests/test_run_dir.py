@@ -139,6 +139,14 @@ def test_a_torn_last_log_line_is_left_out(tmp_path: Path) -> None:
     assert [row["step"] for row in run.log()] == [1, 2]
 
 
+def test_the_loss_is_told_over_several_steps(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "a", PLAN, {})
+    assert run.loss_span() is None
+    rows = [{"step": n, "loss": float(n)} for n in range(1, 31)]
+    run.log_file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert run.loss_span() == (2.0, 29.0)
+
+
 def test_write_text_is_whole(tmp_path: Path) -> None:
     write_text(tmp_path / "x", "one")
     write_text(tmp_path / "x", "two")

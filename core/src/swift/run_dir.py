@@ -170,6 +170,12 @@ class RunDir:
                 break
         return rows
 
+    def loss_span(self) -> tuple[float, float] | None:
+        """Mean training loss of the first and the last logged steps: a tenth of them, 20 at most, as single ones are noise."""
+        losses = [row["loss"] for row in self.log() if "loss" in row]
+        few = max(1, min(20, len(losses) // 10))
+        return (sum(losses[:few]) / few, sum(losses[-few:]) / few) if losses else None
+
 
 def step_of(checkpoint: Path) -> int:
     match = _STEP.fullmatch(checkpoint.name)

@@ -9,10 +9,8 @@ from swift.start import start
 
 def main(argv: list[str], verb: str) -> int:
     run_dir, _ = start(verb, argv=argv, say=lambda line: print(line, file=sys.stderr))
-    rows = [row for row in run_dir.log() if "loss" in row]
-    if rows:
-        last = rows[-1]
-        print(f"done: {int(last['step'])} steps, loss {rows[0]['loss']:.4f} -> {last['loss']:.4f}")
+    if span := run_dir.loss_span():
+        print(f"done: {int(run_dir.log()[-1]['step'])} steps, loss {span[0]:.4f} -> {span[1]:.4f}")
     held_out = [row["eval_loss"] for row in run_dir.log() if "eval_loss" in row]
     if held_out:
         print(f"held-out loss: {held_out[-1]:.4f}")

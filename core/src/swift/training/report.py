@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from swift.run_dir import RunDir, write_text
-from swift.training.progress import human_bytes
+from swift.training.progress import human
 
 PLOTS = {
     "loss.png": (("loss", "eval_loss"), "loss per trained token (nats)"),
@@ -62,7 +62,7 @@ def write_plots(run: RunDir) -> list[Path]:
     return written
 
 
-def write_report(run: RunDir, summary: Mapping[str, Any], notes: list[str]) -> Path:
+def write_report(run: RunDir, summary: Mapping[str, float], notes: list[str]) -> Path:
     """report.html: curves, summary, config with provenance, data, rejected rows. Needs no other file and no network."""
     plots = write_plots(run)
     plan = run.plan
@@ -85,7 +85,7 @@ table{{border-collapse:collapse;margin:.5rem 0 1.5rem}}
 td,th{{border-bottom:1px solid #ddd;padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}}
 img{{max-width:100%;margin:.5rem 0}}code{{background:#f3f3f3;padding:0 .2rem}}</style>
 <h1>{html.escape(plan.verb)}: {html.escape(run.path.name)}</h1>
-{_table(("", ""), [(k, _show(k, v)) for k, v in summary.items()])}
+{_table(("", ""), headline(run, summary))}
 {images}
 <h2>What was chosen and why</h2>
 <ul>{"".join(f"<li>{html.escape(n)}</li>" for n in notes)}</ul>
@@ -98,10 +98,20 @@ img{{max-width:100%;margin:.5rem 0}}code{{background:#f3f3f3;padding:0 .2rem}}</
     return run.report_file
 
 
-def _show(name: str, value: Any) -> str:
-    if "memory" in name and isinstance(value, (int, float)):
-        return human_bytes(value)
-    return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+def headline(run: RunDir, summary: Mapping[str, float]) -> list[tuple[str, str]]:
+    """What people ask first about a run."""
+    rows = [("steps", f"{int(summary['step']):,} ({summary['epoch']:.2f} epochs)")]
+    if span := run.loss_span():
+        rows.append(("training loss", f"{span[0]:.4f} at the start, {span[1]:.4f} at the end"))
+    if "eval_loss" in summary:
+        rows.append(("held-out loss", f"{summary['eval_loss']:.4f} (perplexity {summary['eval_perplexity']:.2f})"))
+    return [
+        *rows,
+        ("tokens", f"{int(summary['tokens']):,}, of which {int(summary['trained_tokens']):,} were trained on"),
+        ("throughput", f"{human('tokens_per_second', summary['tokens_per_second'])} real tokens per second"),
+        ("time", f"{summary['train_seconds']:.0f} s in steps, {summary['total_seconds']:.0f} s in all"),
+        ("peak memory", human("memory_peak", summary["memory_peak"])),
+    ]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

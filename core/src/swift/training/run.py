@@ -219,6 +219,10 @@ def _run(
                 whole.model.to(getattr(torch, plan.facts["model.upcast_from"]))
     save_final(run_dir, plan=plan, strategy=strategy, tuner=tuner, module=module, tokenizer=tokenizer)
     metrics |= {
+        "step": state.step,
+        "epoch": state.step / loader.steps_per_epoch,
+        "tokens": state.tokens,
+        "memory_peak": device.memory().peak,
         "train_seconds": state.seconds,
         "total_seconds": time.perf_counter() - started,
         "tokens_per_second": state.tokens / max(state.seconds, 1e-9),

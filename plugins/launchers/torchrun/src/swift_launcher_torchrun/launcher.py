@@ -70,6 +70,9 @@ class Torchrun(Launcher):
                 code = self._wait(context.subprocess_handlers, context.stderrs, signals, node_rank * nproc_per_node)
             finally:
                 context.close(signal.SIGKILL)
+                for worker in context.subprocess_handlers.values():  # torch closes those of killed workers only
+                    for stream in filter(None, (worker._stdout, worker._stderr)):
+                        stream.close()
         del store
         return code
 
