@@ -30,7 +30,7 @@ from swift.api import (
 from swift.api.settings import Settings
 from swift.config.sections import TRAIN_SECTIONS, Section
 from swift.errors import ConfigError, DataError, ModelError, PlanRefused, PluginNotFound
-from swift.plan import planner
+from swift.plan import draft
 from swift.plan.plan import Plan
 from swift.plan.planner import make_plan, refuse
 from swift.plugins.registry import Entry, Registry
@@ -383,7 +383,7 @@ def test_what_cannot_fit_is_refused_with_advice_and_may_be_allowed(registry: Reg
     with pytest.raises(PlanRefused, match=r"122\.\d GiB per process, and there are 24\.0 GiB") as caught:
         refuse(plan)
     assert "--tuner lora" in caught.value.fix
-    refuse(make_plan(resolved(model, extra={"allow": [planner.MEMORY]}, data=data, tuner="full"), registry))
+    refuse(make_plan(resolved(model, extra={"allow": [draft.MEMORY]}, data=data, tuner="full"), registry))
     HERE["gpu"] = DeviceInfo(8, ("card",) * 8, 80 * GIB)
     shared = make_plan(resolved(model, data=data, tuner="full", parallel="shares"), registry)
     assert shared.estimate["memory"]["per_rank"]["weights"] == 4 * 8_190_735_360 // 8

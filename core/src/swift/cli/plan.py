@@ -11,8 +11,9 @@ import yaml
 
 from swift.config.loader import Resolved, load
 from swift.errors import ConfigError, PlanRefused, PluginError, SwiftError
+from swift.plan.draft import COMPONENT
 from swift.plan.plan import Problem
-from swift.plan.planner import COMPONENT, make_plan
+from swift.plan.planner import make_plan
 from swift.plan.render import render
 from swift.plugins.registry import Registry, discover
 from swift.run_dir import RunDir

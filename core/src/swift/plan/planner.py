@@ -8,92 +8,30 @@ from __future__ import annotations
 import importlib.metadata
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import SecretStr
 
 from swift.api import DeviceInfo
-from swift.config.sections import ACCELERATOR_PACK, HOST_PACK, MIN_PACKED_STEPS, TunerSection
 from swift.errors import ConfigError, DataError, ModelError, PlanRefused, PluginError, PluginNotFound, SwiftError
-from swift.plan import estimate as est
 from swift.plan import models
+from swift.plan.draft import CHECK, COMPONENT, DATA, DEVICE, MODEL, SETTINGS, Draft, on_host, trained_dtypes
+from swift.plan.forecast import forecast
 from swift.plan.models import ModelFacts, ModelSource
-from swift.plan.plan import Choice, Component, Plan, Problem
-from swift.plan.sample import DataSize, measure
-from swift.plan.shapes import Shapes
+from swift.plan.plan import Plan, Problem
 from swift.plugins import hooks
 from swift.plugins.devices import probe
 from swift.plugins.info import Entry
-from swift.plugins.loading import component_of, load_object
+from swift.plugins.loading import load_object
 from swift.plugins.resolver import check, suggest
 
 ROWS_PER_STEP = 16
 """What gradient accumulation aims at when it is left open."""
 MASTER_PORT = 29500
-SHARDING_RANKS = (2, 4, 8, 16)
 LEVELS = {"impossible": 0, "unsupported": 1, "unverified": 2}
-
-# Codes of the planner's own problems, by family; the family decides which error `refuse` raises when it stands alone.
-MODEL, DEVICE, DATA, MEMORY, COMPONENT, SETTINGS, CHECK = "SW901", "SW902", "SW903", "SW904", "SW905", "SW906", "SW907"
 NOT_LEGAL_ALONE = {MODEL: ModelError, DATA: DataError, COMPONENT: PluginNotFound, SETTINGS: ConfigError}
-
-
-@dataclass
-class _Draft:
-    """What grows while a plan is made."""
-
-    registry: Any
-    resolved: Any
-    config: dict[str, dict[str, Any]]
-    here: bool
-    """The run is to start on this machine now; False: it is only planned."""
-    entries: dict[str, Entry] = field(default_factory=dict)
-    components: dict[str, Component] = field(default_factory=dict)
-    choices: list[Choice] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def has(self, section: str) -> bool:
-        return section in self.config
-
-    def get(self, section: str, key: str) -> Any:
-        return self.config[section][key]
-
-    def choose(self, path: str, value: Any, why: str) -> None:
-        section, _, key = path.partition(".")
-        self.config[section][key] = value
-        self.choices.append(Choice(path, value, why))
-
-    def problem(self, code: str, error: SwiftError | str, *, fix: str = "", level: str = "impossible") -> None:
-        message = error if isinstance(error, str) else error.message
-        self.problems.append(Problem(code, level, message, fix=fix or (error.fix if isinstance(error, SwiftError) else "")))
-
-    def find(self, kind: str, name: str) -> Entry | None:
-        try:
-            entry: Entry = self.registry.find(kind, name)
-        except PluginError as error:
-            self.problem(COMPONENT, error)
-            return None
-        return entry
-
-    def take(self, slot: str, entry: Entry | None) -> Entry | None:
-        """Put a component into a slot, with its validated settings."""
-        if entry is None:
-            return None
-        try:
-            settings = self.resolved.settings_for(entry)
-            values = settings.model_dump(mode="json") if hasattr(settings, "model_dump") else dict(settings or {})
-            component = component_of(entry, values)
-        except ConfigError as error:
-            self.problem(SETTINGS, error)
-            return None
-        except PluginError as error:
-            self.problem(COMPONENT, error)
-            return None
-        self.entries[slot], self.components[slot] = entry, component
-        return entry
 
 
 def make_plan(
@@ -110,7 +48,7 @@ def make_plan(
     Returns:
         The plan, with its problems as data: `refuse` raises them.
     """
-    draft = _Draft(registry, resolved, _plain(resolved.sections), resolved.verb != "plan" if here is None else here)
+    draft = Draft(registry, resolved, _plain(resolved.sections), resolved.verb != "plan" if here is None else here)
     extra = dict(getattr(resolved, "extra", None) or {})
     allowed = _words(extra.get("allow"))
     draft.problems += found
@@ -137,7 +75,7 @@ def make_plan(
     resolution = check(draft.entries, draft.facts, rules=rules, allow=allowed)
     estimated: dict[str, Any] = {}
     if estimate:
-        estimated = _estimate(draft, device, info, source, facts, data_sources)
+        estimated = forecast(draft, device, info, source, facts, data_sources)
     problems = [*draft.problems, *resolution.problems]
     problems = [replace(p, level="unverified") if p.level == "unsupported" and p.code in allowed else p for p in problems]
     refused = any(p.level != "unverified" for p in problems)
@@ -194,7 +132,7 @@ def _coded(problem: Problem) -> str:
 # ---------------------------------------------------------------------------------------------------------------- choices
 
 
-def _device(draft: _Draft) -> tuple[Entry | None, DeviceInfo]:
+def _device(draft: Draft) -> tuple[Entry | None, DeviceInfo]:
     """The device and what is there of it: the one that was asked for, else the present one of the highest priority."""
     none = DeviceInfo(count=0)
     if not draft.has("device"):
@@ -245,13 +183,7 @@ def _device(draft: _Draft) -> tuple[Entry | None, DeviceInfo]:
     return entry, look(entry)
 
 
-def on_host(entry: Entry | None) -> bool:
-    """Whether processes share the machine's own memory and cores, as gloo's devices do."""
-    collectives = entry.spec.facts.get("device.collectives", ()) if entry is not None else ()
-    return bool(collectives) and "gloo" in collectives[:1]
-
-
-def _model(draft: _Draft) -> tuple[ModelSource | None, ModelFacts]:
+def _model(draft: Draft) -> tuple[ModelSource | None, ModelFacts]:
     """Where the model is and what its files say; its loader and hub as components."""
     section = draft.resolved.sections["model"]
     source, facts = None, ModelFacts()
@@ -285,7 +217,7 @@ def _model(draft: _Draft) -> tuple[ModelSource | None, ModelFacts]:
     return source, facts
 
 
-def _inspect(draft: _Draft, source: ModelSource) -> ModelFacts:
+def _inspect(draft: Draft, source: ModelSource) -> ModelFacts:
     folder = source.folder or Path()
     try:
         facts = models.inspect(folder)
@@ -310,7 +242,7 @@ def _inspect(draft: _Draft, source: ModelSource) -> ModelFacts:
     return facts
 
 
-def _parallel(draft: _Draft, device: Entry | None, info: DeviceInfo) -> None:
+def _parallel(draft: Draft, device: Entry | None, info: DeviceInfo) -> None:
     """Processes, strategy and launcher, by what specs claim and never by their names."""
     nnodes, asked, name = (
         draft.get("parallel", "nnodes"),
@@ -360,7 +292,7 @@ def _has_world_need(entry: Entry) -> bool:
     return any("parallel.world_size" in need.condition for need in entry.spec.needs)
 
 
-def _engine(draft: _Draft) -> None:
+def _engine(draft: Draft) -> None:
     if not draft.has("engine"):
         return
     name = draft.get("engine", "name")
@@ -376,7 +308,7 @@ def _engine(draft: _Draft) -> None:
 
 
 def _training_values(
-    draft: _Draft, device: Entry | None, info: DeviceInfo, source: ModelSource | None, facts: ModelFacts, *, resuming: bool
+    draft: Draft, device: Entry | None, info: DeviceInfo, source: ModelSource | None, facts: ModelFacts, *, resuming: bool
 ) -> None:
     config, tuner = draft.config, draft.entries.get("tuner")
     train = config["train"]
@@ -406,10 +338,12 @@ def _training_values(
     if draft.get("model", "dtype") == "auto":
         if facts.config:  # else nothing is known, and the loader decides
             _dtype(draft, device, info, facts)
-    elif device is not None and draft.get("model", "dtype") not in _dtypes(device):
+    elif device is not None and draft.get("model", "dtype") not in trained_dtypes(device):
         draft.problem(
-            DEVICE, f"{device.name} does not train in {draft.get('model', 'dtype')}; it trains in {', '.join(_dtypes(device))}",
-            fix=f"--dtype {_dtypes(device)[0]}",
+            DEVICE,
+            f"{device.name} does not train in {draft.get('model', 'dtype')}; it trains in "
+            f"{', '.join(trained_dtypes(device))}",
+            fix=f"--dtype {trained_dtypes(device)[0]}",
         )  # fmt: skip
     if not config["data"]["dataset"] and not resuming:
         level = "impossible" if draft.here else "unverified"
@@ -422,17 +356,9 @@ def _training_values(
         )
 
 
-def _dtypes(device: Entry | None) -> tuple[str, ...]:
-    return (
-        tuple(device.spec.facts.get("device.dtypes", ()))
-        if device is not None and device.spec.facts.get("device.dtypes")
-        else ("float32",)
-    )
-
-
-def _dtype(draft: _Draft, device: Entry | None, info: DeviceInfo, facts: ModelFacts) -> None:
+def _dtype(draft: Draft, device: Entry | None, info: DeviceInfo, facts: ModelFacts) -> None:
     """dtype of the weights: the checkpoint's where adapters are trained, float32 where the weights themselves are."""
-    stored, able = facts.dtype or "float32", _dtypes(device)
+    stored, able = facts.dtype or "float32", trained_dtypes(device)
     tuner = draft.entries.get("tuner")
     adapters = tuner is not None and tuner.spec.artifact == "adapter"
     if draft.get("model", "init") == "random":
@@ -466,7 +392,7 @@ def _slow(dtype: str, info: DeviceInfo, facts: ModelFacts) -> bool:
 # ------------------------------------------------------------------------------------------------------------------- data
 
 
-def _data(draft: _Draft) -> list[tuple[tuple[Path, ...], int | None]] | None:
+def _data(draft: Draft) -> list[tuple[tuple[Path, ...], int | None]] | None:
     """Registered datasets, templates and hubs as components; the local files of the training data (None: some are not here)."""
     if draft.has("template"):
         name = draft.get("template", "name")
@@ -506,7 +432,7 @@ def _without_count(ref: str) -> str:
     return name if hash_ and count.isdigit() and not Path(ref).exists() else ref
 
 
-def _registered_dataset(draft: _Draft, name: str) -> Entry | None:
+def _registered_dataset(draft: Draft, name: str) -> Entry | None:
     if Path(name).expanduser().exists():
         return None
     try:
@@ -524,7 +450,7 @@ def _on_hub(name: str, entry: Entry | None) -> bool:
     return not path.exists() and ("::" in name or (name.count("/") == 1 and not looks_local and not path.parent.is_dir()))
 
 
-def _data_hub(draft: _Draft) -> None:
+def _data_hub(draft: Draft) -> None:
     if "hub" in draft.entries:
         return
     hubs = sorted(draft.registry.entries("hub"), key=lambda e: (-e.spec.priority, e.name))
@@ -537,9 +463,7 @@ def _data_hub(draft: _Draft) -> None:
 # ------------------------------------------------------------------------------------------------------------------ facts
 
 
-def _collect_facts(
-    draft: _Draft, device: Entry | None, info: DeviceInfo, source: ModelSource | None, facts: ModelFacts
-) -> None:
+def _collect_facts(draft: Draft, device: Entry | None, info: DeviceInfo, source: ModelSource | None, facts: ModelFacts) -> None:
     """Facts of the configuration, of probes and of the model's files, over which needs and clashes are judged."""
     config, known = draft.config, draft.facts
     if device is not None and info.count:
@@ -575,179 +499,6 @@ def _plugin_checks(plan: Plan, allowed: Iterable[str]) -> list[Problem]:
         level = "unverified" if CHECK in set(allowed) else "unsupported"
         problems += [Problem(CHECK, level, str(sentence), (implementation.plugin_name,)) for sentence in sentences]
     return problems
-
-
-# --------------------------------------------------------------------------------------------------------------- estimate
-
-
-def setup_of(
-    config: Mapping[str, Mapping[str, Any]], components: Mapping[str, Component], entries: Mapping[str, Entry],
-    shapes: Shapes, *, host: bool, dtypes: tuple[str, ...], size: DataSize | None,
-) -> tuple[est.Setup, int]:  # fmt: skip
-    """(what the memory of a training run depends on, packs of an epoch or 0 where rows are not packed)."""
-    train = config["train"]
-    tuner, optimizer, parallel = (entries.get(slot) for slot in ("tuner", "optimizer", "parallel"))
-    dtype = config["model"]["dtype"] if config["model"]["dtype"] != "auto" else "float32"
-    mixed = train.get("mixed_precision", "auto")
-    compute = (
-        "bfloat16"
-        if mixed == "bfloat16" or (mixed == "auto" and dtype == "float32" and not host and "bfloat16" in dtypes)
-        else dtype
-    )
-    world = config["parallel"]["nproc_per_node"] * config["parallel"]["nnodes"]
-    max_length = config["data"]["max_length"] or shapes.context_length or HOST_PACK
-    longest = min(size.longest, max_length) if size is not None and size.rows else 0
-    row = config["data"]["packing_length"] or max(min(max_length, HOST_PACK if host else ACCELERATOR_PACK), longest)
-    batching, packs = config["data"]["batching"], 0
-    if size is not None and longest and batching in ("auto", "packed"):
-        packs = est.packs_of(
-            size.tokens, row,
-            per_step=train["batch_size"] * train["gradient_accumulation_steps"] * world, epochs=train["epochs"],
-            min_steps=MIN_PACKED_STEPS if batching == "auto" else 0,
-        )  # fmt: skip
-    if longest and not packs:
-        row = longest
-    quantizer = entries.get("quantizer")
-    adapters = tuner is not None and tuner.spec.artifact == "adapter"
-    settings = components["tuner"].settings if tuner is not None else {}
-    setup = est.Setup(
-        shapes=shapes,
-        dtype=dtype,
-        compute_dtype=compute,
-        adapters=adapters,
-        adapter=est.adapter_size(shapes, settings) if adapters else None,
-        trained=0 if adapters else est.trained_size(shapes, settings),
-        state_bytes_per_parameter=optimizer.spec.state_bytes_per_parameter if optimizer is not None else 8.0,
-        tokens=row * train["batch_size"],
-        span=longest or row,
-        gradient_checkpointing=bool(train["gradient_checkpointing"]),
-        quadratic_attention=config["model"]["attention"] == "eager",
-        logits_memory=int(config["objective"]["logits_memory"] * 2**20),
-        world_size=world,
-        shards=tuple(parallel.spec.shards) if parallel is not None else (),
-        quant_bits=min(quantizer.spec.bits) if quantizer is not None and quantizer.spec.bits else 0,
-        host=host,
-    )
-    return setup, packs
-
-
-def _estimate(
-    draft: _Draft, device: Entry | None, info: DeviceInfo, source: ModelSource | None, facts: ModelFacts,
-    data: list[tuple[tuple[Path, ...], int | None]] | None,
-) -> dict[str, Any]:  # fmt: skip
-    shapes, spec = facts.shapes, source.entry.spec if source and source.entry else None
-    if shapes is None:
-        known = spec.parameters if spec is not None else 0
-        return (
-            {"model": {"parameters": known, "counted_from": "the catalog", "dtype": draft.get("model", "dtype")}}
-            if known
-            else {}
-        )
-    weights = facts.weights
-    model: dict[str, Any] = {
-        "architecture": shapes.architecture or shapes.model_type,
-        "parameters": shapes.parameters,
-        "active_parameters": shapes.active_parameters,
-        "components": shapes.components,
-        "tied": shapes.tied,
-        "context_length": shapes.context_length,
-        "stored_dtype": facts.dtype,
-        "dtype": draft.get("model", "dtype"),
-        "counted_from": "safetensors headers" if weights and weights.parameters == shapes.parameters else "config.json",
-        "approximate": shapes.approximate,
-    }
-    if weights is not None and weights.parameters != shapes.parameters:
-        model["weight_files"] = {"parameters": weights.parameters, "bytes": weights.bytes, "dtype": weights.dtype}
-    if not draft.has("train"):
-        item = est.ITEMSIZE.get(draft.get("model", "dtype"), est.ITEMSIZE.get(facts.dtype, 2))
-        per_token = shapes.kv_bytes_per_token(item)
-        return {"model": model, "memory": {"per_rank": {"weights": shapes.parameters * item, "overhead": est.OVERHEAD},
-                                           "kv_cache_per_token": per_token, "budget": info.memory}}  # fmt: skip
-
-    tokenizer = source.folder / "tokenizer.json" if source is not None and source.folder else None
-    size = measure(data, tokenizer, draft.get("data", "max_length")) if data else None
-    host, able = on_host(device), _dtypes(device)
-    setup, packs = setup_of(draft.config, draft.components, draft.entries, shapes, host=host, dtypes=able, size=size)
-    memory = est.memory(setup)
-    model |= {
-        "trained_parameters": memory.trained_parameters,
-        "adapter_parameters": setup.adapter_parameters,
-        "adapter_assumed": setup.adapters and setup.adapter is None,
-    }
-    sharing = math.ceil(draft.get("parallel", "nproc_per_node") / info.count) if info.count else 1
-    budget = info.memory // sharing
-    default = TunerSection().name
-    small = [e.name for e in draft.registry.entries("tuner") if e.spec.trainable == "low-rank" and e.spec.status == "stable"]
-    lowrank = default if default in small else next(iter(small), "")
-    advice: list[est.Advice] = []
-    verdict = "unknown"
-    if budget:
-        verdict = "fits" if memory.total <= 0.9 * budget else "tight" if memory.total <= budget else "does not fit"
-        if memory.total > 0.9 * budget:
-            advice = est.advise(setup, budget=round(0.9 * budget), batch_size=draft.get("train", "batch_size"), dtypes=able,
-                                tuner_flag=f"--tuner {lowrank}" if lowrank else "")  # fmt: skip
-        if verdict == "does not fit":
-            _does_not_fit(draft, memory, budget, advice, certain=not shapes.approximate)
-    world = setup.world_size
-    return {
-        "model": model,
-        "memory": {
-            "per_rank": dict(memory.components),
-            "total": memory.total,
-            "counted": memory.counted,
-            "budget": budget,
-            "device_memory": info.memory,
-            "ranks_per_device": sharing,
-            "verdict": verdict,
-            "advice": [{"flag": a.flag, "why": a.why, "total": a.total} for a in advice],
-            "sharding": est.sharding_table(
-                replace(setup, shards=()), tuple(sorted({*SHARDING_RANKS, *((world,) if world > 1 else ())}))
-            ),
-            "tokens_per_micro_batch": setup.tokens,
-            "compute_dtype": setup.compute_dtype,
-            "kv_cache_per_token": shapes.kv_bytes_per_token(2 if setup.itemsize <= 2 else 4),
-        },
-        **_work(draft, setup, size, packs, info),
-    }
-
-
-def _work(draft: _Draft, setup: est.Setup, size: DataSize | None, packs: int, info: DeviceInfo) -> dict[str, Any]:
-    if size is None:
-        return {}
-    data: dict[str, Any] = {
-        "rows": size.rows, "tokens": size.tokens, "longest": size.longest, "sampled": size.sampled, "exact_rows": size.exact,
-        "counted_by": size.counted_by, "unknown": list(size.unknown),
-    }  # fmt: skip
-    if not size.rows:
-        return {"data": data}
-    train, section = draft.config["train"], draft.config["data"]
-    share = 0.0 if section["val_dataset"] else section["val_split"]
-    tflops = info.facts.get("device.tflops")
-    per_device = draft.get("parallel", "nproc_per_node")
-    work = est.work(
-        setup, units=max(round((packs or size.rows) * (1 - share)), 1),
-        tokens_per_epoch=max(round(size.tokens * (1 - share)), 1),
-        per_step=train["batch_size"] * train["gradient_accumulation_steps"] * setup.world_size, epochs=train["epochs"],
-        max_steps=train["max_steps"], devices=min(per_device, info.count or per_device) * draft.get("parallel", "nnodes"),
-        tflops=float(tflops) if tflops else None,
-    )  # fmt: skip
-    time = {"steps": work.steps, "tokens": work.tokens, "flops": work.flops, "seconds": work.seconds, "tflops": tflops or 0.0}
-    return {"data": data, "time": time}
-
-
-def _does_not_fit(draft: _Draft, memory: est.MemoryEstimate, budget: int, advice: list[est.Advice], *, certain: bool) -> None:
-    gib = 2**30
-    fix = " ".join(a.flag for a in advice)
-    if not advice or advice[-1].total > budget:
-        fix = (
-            f"{fix} is not enough; a" if fix else "a"
-        ) + " smaller model, or more memory: sharding over devices (fsdp2, ZeRO) is not built yet"
-    there = f"per process, and there are {budget / gib:.1f} GiB"
-    if memory.counted > budget and certain:
-        alone = f"weights, gradients and optimizer state alone take {memory.counted / gib:.1f} GiB"
-        draft.problem(MEMORY, f"{alone} {there}", fix=fix, level="unsupported")
-    else:
-        draft.problem(MEMORY, f"the run needs about {memory.total / gib:.1f} GiB {there}", fix=fix, level="unverified")
 
 
 # ------------------------------------------------------------------------------------------------------------------ plain
