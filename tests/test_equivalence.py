@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +52,29 @@ def test_the_same_step(cut: str, reference: Any, model_folder: Path, dataset: An
     assert len(reference) == 3
     for step, (got, want) in enumerate(zip(curve(run), reference, strict=True), start=1):
         assert got == pytest.approx(want, rel=1e-5, abs=1e-6), f"{cut}, step {step}: (loss, norm) {got} instead of {want}"
+
+
+def test_two_machines_are_one_run(reference: Any, model_folder: Path, dataset: Any, tmp_path: Path) -> None:
+    """Each machine types the same command with its own --node_rank; here both are this one, over loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = COMMON | {"batch_size": 4, "gradient_accumulation_steps": 1, "batching": "padded", "nnodes": 2, "master_port": port}
+    words = [
+        word
+        for name, value in flags.items()
+        for word in (f"--{name}", str(value).lower() if value in (True, False) else str(value))
+    ]
+    words += ["--model", str(model_folder), "--dataset", str(dataset(8)), "-o", str(tmp_path / "run")]
+    machines = [
+        subprocess.Popen(
+            [sys.executable, "-m", "swift", "sft", *words, "--node_rank", str(rank)], env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    outputs = [machine.communicate(timeout=180)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    assert "the result is on machine 0" in outputs[1]
+    for got, want in zip(curve(swift.Run(tmp_path / "run")), reference, strict=True):
+        assert got == pytest.approx(want, rel=1e-5, abs=1e-6)

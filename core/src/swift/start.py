@@ -62,8 +62,11 @@ def start(
         run_dir = old
     else:
         section = cast(OutputSection, resolved.sections["output"])
-        config = anchored(resolved.plain())
-        run_dir = RunDir.create(section.dir or default_folder(plan), plan, config, overwrite=section.overwrite)
+        folder, overwrite = Path(section.dir or default_folder(plan)), section.overwrite
+        node = plan.config["parallel"]["node_rank"]
+        if node:  # machine 0 keeps the run; the others need a place for their plan and logs, also on a shared file system
+            folder, overwrite = folder.with_name(f"{folder.name}.node-{node}"), True
+        run_dir = RunDir.create(folder, plan, anchored(resolved.plain()), overwrite=overwrite)
     say(f"run directory: {run_dir}")
     return run_dir, execute(plan, run_dir)
 

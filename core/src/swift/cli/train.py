@@ -9,6 +9,10 @@ from swift.start import start
 
 def main(argv: list[str], verb: str) -> int:
     run_dir, _ = start(verb, argv=argv, say=lambda line: print(line, file=sys.stderr))
+    node = run_dir.plan.config["parallel"]["node_rank"]
+    if node:
+        print(f"machine {node} is done; the result is on machine 0")
+        return 0
     if span := run_dir.loss_span():
         print(f"done: {int(run_dir.log()[-1]['step'])} steps, loss {span[0]:.4f} -> {span[1]:.4f}")
     held_out = [row["eval_loss"] for row in run_dir.log() if "eval_loss" in row]
