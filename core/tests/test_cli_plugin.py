@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plugin_dists import TUNER, make_dist, python
@@ -15,8 +16,8 @@ from swift.api import KINDS
 from swift.api import plural as api_plural
 from swift.cli import doctor, listing, plugin
 from swift.cli.tables import pairs, table
-from swift.errors import ConfigError, PluginNotFound
-from swift.plugins import index
+from swift.errors import ConfigError, PluginBroken, PluginError, PluginNotFound
+from swift.plugins import index, loading
 
 SETTINGS = """
 from typing import Literal
@@ -134,6 +135,118 @@ def test_retry_forgets_a_crash(site, capsys):
     assert plugin.main(["retry", "galore"]) == 0
     assert "will be tried again" in capsys.readouterr().out
     assert not list((site.parent / "home" / "index").glob("loading.*"))
+
+
+@pytest.mark.parametrize(
+    ("direct_url", "line"),
+    [
+        ("", "acme-swift-galore==0.3.1"),
+        (
+            '{"url": "https://example.org/x.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}, "subdirectory": "p"}',
+            "acme-swift-galore @ git+https://example.org/x.git@abc#subdirectory=p",
+        ),
+        (
+            '{"url": "https://example.org/x.whl", "archive_info": {"hashes": {"sha256": "ab"}}}',
+            "acme-swift-galore @ https://example.org/x.whl#sha256=ab",
+        ),
+        ('{"url": "https://example.org/x.whl", "archive_info": {"hash": "sha256=ab"}}',
+         "acme-swift-galore @ https://example.org/x.whl#sha256=ab"),
+        ('{"url": "file:///src/x", "dir_info": {}}', "acme-swift-galore @ file:///src/x"),
+        ('{"url": "file:///src/x", "dir_info": {"editable": true}}', "-e /src/x  # acme-swift-galore==0.3.1"),
+        ("{damaged", "acme-swift-galore==0.3.1"),
+    ],
+)  # fmt: skip
+def test_freeze_writes_what_pip_reads_with_every_plugin_broken(site, capsys, direct_url, line):
+    make_dist(site, "import nothing_of_that_name", direct_url=direct_url)
+    make_dist(site, "raise SystemExit", dist="acme-swift-b", plugin="b", version="2.0")
+    assert plugin.main(["freeze"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["acme-swift-b==2.0", line]
+    for text in lines:
+        if not text.startswith("-e"):
+            Requirement(text)
+
+
+def test_lock_notices_every_change(site, capsys, tmp_path):
+    loading.digest.cache_clear()
+    file = str(tmp_path / "lock.json")
+    package = make_dist(site)
+    for name in ("same", "upgraded", "removed"):
+        make_dist(site, dist=f"acme-swift-{name}", plugin=name, name=name)
+    assert plugin.main(["lock", file]) == 0 and plugin.main(["lock", "--check", file]) == 0
+    assert f"5 distributions are as in {file}" in capsys.readouterr().out  # the four, and the core
+    before = Path(file).read_text(encoding="utf-8")
+    record = site / "acme_swift_galore-0.3.1.dist-info/RECORD"
+    record.write_text(
+        record.read_text(encoding="utf-8").replace(f"{package}/swift_plugin.py,sha256=x", f"{package}/swift_plugin.py,sha256=y")
+    )
+    (site / "acme_swift_removed-0.3.1.dist-info/entry_points.txt").unlink()
+    info = site / "acme_swift_upgraded-0.3.1.dist-info"
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-swift-upgraded\nVersion: 0.4\n", encoding="utf-8")
+    make_dist(site, dist="acme-swift-new", plugin="new", name="new")
+    loading.digest.cache_clear()
+    with pytest.raises(PluginError) as caught:
+        plugin.main(["lock", file, "--check"])
+    text = str(caught.value)
+    for words in (
+        "! acme-swift-galore 0.3.1: other code (digest locked ", "- acme-swift-removed: locked 0.3.1, not installed",
+        "! acme-swift-upgraded: locked 0.3.1, installed 0.4", "+ acme-swift-new: installed 0.3.1, not in the lock",
+        f"swift plugin lock {file}",
+    ):  # fmt: skip
+        assert words in text, text
+    assert "acme-swift-same" not in text and "swift-llm-core" not in text
+    assert caught.value.exit_code == 3 and Path(file).read_text(encoding="utf-8") == before
+    loading.digest.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"format": 1}', '{"format": 2}', '{"format": 1, "distributions": {"a": {"x": 1}}}']
+)
+def test_a_damaged_lock_file_is_named(site, tmp_path, content):
+    file = tmp_path / "lock.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"lock\.json (is no lock file|has format 2)"):
+        plugin.main(["lock", "--check", str(file)])
+    with pytest.raises(ConfigError, match="there is no lock file"):
+        plugin.main(["lock", "--check", str(file) + "x"])
+    with pytest.raises(ConfigError, match="cannot be written"):
+        plugin.main(["lock", str(tmp_path / "no" / "such" / "folder")])
+
+
+def test_install_and_uninstall_show_the_pip_call_and_look_at_no_plugin(tmp_path):
+    site = tmp_path / "site"
+    make_dist(site, "import os; os.abort()")
+    code = """
+    import sys
+    from swift.cli.plugin import main
+    print(main({words!r}))
+    """
+    env = {"SWIFT_HOME": str(tmp_path / "home"), "SWIFT_PLUGINS": "nothing-of-that-name", "PIP_NO_INDEX": "1"}
+    words = ["install", "--dry-run", "--no-deps", "swift-llm-core"]
+    done = python(code.format(words=words), site=site, **env)
+    assert done.stdout.splitlines()[0] == f"$ {sys.executable} -m pip install --dry-run --no-deps swift-llm-core"
+    assert "already satisfied" in done.stdout and done.stdout.splitlines()[-1] == "0", done.stderr
+    done = python(code.format(words=["install", "no such requirement!"]), site=site, **env)
+    assert "-m pip install 'no such requirement!'" in done.stdout and done.stdout.splitlines()[-1] == "1"
+    done = python(code.format(words=["uninstall", "-y", "nothing-of-that-name"]), site=site, **env)
+    assert "-m pip uninstall -y nothing-of-that-name" in done.stdout and done.stdout.splitlines()[-1] == "0"
+    assert not (tmp_path / "home").exists()
+
+
+def test_without_pip_the_command_for_uv_is_given(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PluginError, match="has no pip\n  fix: uv pip install --python .* acme-swift-x"):
+        plugin.main(["install", "acme-swift-x"])
+
+
+def test_check_of_what_cannot_be_checked(site):
+    make_dist(site, "import nothing_of_that_name")
+    with pytest.raises(PluginBroken, match="nothing_of_that_name"):
+        plugin.main(["check", "galore"])
+    with pytest.raises(PluginNotFound, match="did you mean galore"):
+        plugin.main(["check", "galor"])
+    with pytest.raises(PluginError, match="belongs to plugin 'galore'"):
+        plugin.main(["check", "tuner:galore"])
 
 
 def test_list_shows_components_and_filters(site, capsys):

@@ -87,7 +87,7 @@ LIST_KINDS = (
     "rules",
 )
 SUBCOMMANDS = {
-    "plugin": ("list", "show", "disable", "enable", "retry"),
+    "plugin": ("list", "show", "new", "check", "freeze", "lock", "install", "uninstall", "disable", "enable", "retry"),
     "config": ("schema", "show"),
     "completion": tuple(SCRIPTS),
     "list": LIST_KINDS,

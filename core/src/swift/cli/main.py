@@ -23,7 +23,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "export": ("Use", "merge or convert a run, and prove that it answers the same", "swift.cli.export:main"),
     "merge-lora": ("Use", "export --to merged", "swift.cli.export:main"),
     "list": ("Look", "models, datasets, tuners, ... that are installed", "swift.cli.listing:main"),
-    "plugin": ("Look", "installed plugins: list, show, disable, enable", "swift.cli.plugin:main"),
+    "plugin": ("Look", "plugins: list, show, new, check, lock, install, ...", "swift.cli.plugin:main"),
     "doctor": ("Look", "check this installation", "swift.cli.doctor:main"),
     "config": ("Look", "schema for editors; show what a config resolves to", "swift.cli.config:main"),
     "completion": ("Look", "completion for bash, zsh or fish", "swift.cli.completion:main"),

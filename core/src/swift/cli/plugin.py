@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
+import shlex
+import subprocess
 import sys
 
 from swift.cli.tables import table
-from swift.errors import PluginNotFound
+from swift.errors import PluginError, PluginNotFound
 from swift.plugins import preferences, registry
 
 EPILOG = "SWIFT_PLUGINS=none | a,b | -c chooses plugins for one run; SWIFT_STRICT_PLUGINS=1 makes any unusable one an error."
+PIP = ("install", "uninstall")
+LOCK_FILE = "swift.plugins.lock.json"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,14 +34,40 @@ def parser() -> argparse.ArgumentParser:
         ("retry", "forget that it crashed"),
     ):
         commands.add_parser(name, help=text).add_argument("id", metavar="ID", help="plugin id or distribution")
+    started = commands.add_parser("new", help="write a complete plugin package to start from")
+    started.add_argument("kind", metavar="KIND", help="tuner, dataset, engine, ... (swift list shows all)")
+    started.add_argument("name", metavar="NAME", help="name of the component")
+    started.add_argument("--dir", default="", metavar="D", help="folder to write, new or empty (default: ./swift-KIND-NAME)")
+    checked = commands.add_parser("check", help="run the contract suite of all that a plugin offers; a verdict per claim")
+    checked.add_argument("what", metavar="X", help="plugin id, distribution, kind:name or dist/kind:name")
+    commands.add_parser("freeze", help="requirement lines of the installed plugins, for pip install -r")
+    locked = commands.add_parser("lock", help="write versions and digests of all plugins to a file, or compare with it")
+    locked.add_argument("file", metavar="FILE", nargs="?", default=LOCK_FILE, help=f"default: {LOCK_FILE}")
+    locked.add_argument("--check", action="store_true", help="write nothing; exit code 3 and a list where something differs")
+    for name in PIP:
+        commands.add_parser(name, help=f"pip {name} for this Python; the command is shown first").add_argument(
+            "args", metavar="ARG", nargs="+", help="passed on to pip as it is"
+        )
     return top
 
 
 def main(argv: list[str]) -> int:
     """Exit code 0; 3 with SWIFT_STRICT_PLUGINS=1 and an unusable plugin. Raises `SwiftError` for what does not exist."""
+    if argv[:1] and argv[0] in PIP and argv[1:] and argv[1] not in ("-h", "--help"):
+        return pip(argv[0], argv[1:])
     options = parser().parse_args(argv)
     if options.command == "show":
         return int(importlib.import_module("swift.cli.plugin_show").show(options.what, as_json=options.json))
+    if options.command == "new":
+        return int(importlib.import_module("swift.cli.plugin_new").new(options.kind, options.name, options.dir))
+    if options.command == "check":
+        return int(importlib.import_module("swift.cli.plugin_check").check(options.what))
+    if options.command == "freeze":
+        for line in importlib.import_module("swift.plugins.lock").freeze():
+            print(line)
+        return 0
+    if options.command == "lock":
+        return lock(options.file, check=options.check)
     if options.command == "list":
         return list_plugins(kind=options.kind, as_json=options.json)
     return decide(options.command, options.id)
@@ -66,6 +97,29 @@ def list_plugins(*, kind: str = "", as_json: bool = False) -> int:
     if registry.is_strict() and found.faulty():
         print(f"SWIFT_STRICT_PLUGINS=1: {len(found.faulty())} plugin(s) are not usable", file=sys.stderr)
         return 3
+    return 0
+
+
+def pip(command: str, arguments: list[str]) -> int:
+    """Run pip of this Python and return its exit code. Looks at no plugin.
+
+    Raises:
+        PluginError: This environment has no pip.
+    """
+    if importlib.util.find_spec("pip") is None:
+        line = shlex.join(["uv", "pip", command, "--python", sys.executable, *arguments])
+        raise PluginError(f"{sys.executable} has no pip", fix=f"{line}   or: {sys.executable} -m ensurepip")
+    words = [sys.executable, "-m", "pip", command, *arguments]
+    print(f"$ {shlex.join(words)}", flush=True)
+    return subprocess.run(words, check=False).returncode
+
+
+def lock(file: str, *, check: bool) -> int:
+    module = importlib.import_module("swift.plugins.lock")
+    if check:
+        print(f"{module.verify_lock(file)} distributions are as in {file}")
+    else:
+        print(f"{module.write_lock(file)} distributions written to {file}; compare with: swift plugin lock --check {file}")
     return 0
 
 
