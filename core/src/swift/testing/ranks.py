@@ -1,4 +1,4 @@
-"""One rank of the strategy contract: `python -m swift.testing.ranks IMPL SETTINGS NAME OUTPUT`, started once per rank.
+"""One rank of the strategy contract: a script, `ranks.py IMPL SETTINGS NAME OUTPUT`, started once per rank.
 
 Three steps of AdamW on a small regression; the rows of a step are dealt over ranks and accumulated twice. What comes out must
 not depend on the number of ranks.
@@ -6,17 +6,42 @@ not depend on the number of ranks.
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from swift.api import Device, Unsupported
 from swift.plugins.loading import load_object
-from swift.testing.kinds import PlainCpu
 
 ROWS, STEPS, ACCUMULATION = 8, 3, 2
+
+
+class PlainCpu(Device):
+    """A device for tests of other kinds: the CPU through torch alone."""
+
+    def __init__(self) -> None:
+        super().__init__(None, "cpu")
+
+    def setup(self, local_rank: int) -> torch.device:
+        return torch.device("cpu")
+
+    def memory(self) -> Any:
+        raise Unsupported("not needed here")
+
+    def dtypes(self) -> tuple[str, ...]:
+        return ("float32", "bfloat16")
+
+    def attention(self) -> tuple[str, ...]:
+        return ("sdpa", "eager")
+
+    def collective_backend(self) -> str:
+        return "gloo"
 
 
 class Loss(nn.Module):
@@ -69,21 +94,25 @@ def main(impl: str, settings_class: str, name: str, output: str) -> None:
     if strategy.is_main:
         (folder / "optimizer").mkdir()
     strategy.barrier()
+    before = [copy.deepcopy(optimizer.state.get(p, {})) for p in parameters]
     strategy.save_optimizer(optimizer, folder / "optimizer")
     strategy.barrier()
     fresh = torch.optim.AdamW(parameters, lr=1e-2)
     strategy.load_optimizer(fresh, folder / "optimizer")
-    kept = all(
-        torch.equal(fresh.state[p]["exp_avg"], optimizer.state[p]["exp_avg"]) for p in parameters if p in optimizer.state
-    )
+    lost = [
+        f"{key} of parameter {number}"
+        for number, p in enumerate(parameters)
+        for key, value in before[number].items()
+        if key not in fresh.state.get(p, {}) or not torch.equal(fresh.state[p][key], value)
+    ]
     everyone = strategy.gather(strategy.rank)
     said = strategy.broadcast("from rank 0" if strategy.is_main else "wrong")
+    told = {"optimizer_lost": lost, "gathered": everyone, "broadcast": said}
+    (folder / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(told), encoding="utf-8")
     with strategy.unwrapped(module) as whole:
         if whole is not None:
-            result = {
-                "losses": losses, "norms": norms, "optimizer_kept": kept, "gathered": everyone, "broadcast": said,
-                "weights": [p.detach().flatten().tolist() for p in whole.parameters()],
-            }  # fmt: skip
+            weights = {name: p.detach().flatten().tolist() for name, p in whole.named_parameters()}
+            result = {"losses": losses, "norms": norms, "weights": weights}
             (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     strategy.barrier()
     strategy.stop()

@@ -1,0 +1,444 @@
+"""The contract kit catches mistakes: deliberately wrong plugins, each of which fails the tests that it must, by name.
+
+`contract_plugins/` holds, for each kind, one right implementation and classes with one fault each. They are put into throw-away
+distributions, and pytest is run over one `contract(...)` line for each, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from plugin_dists import make_dist
+
+from swift.api import (
+    SPECS,
+    DatasetSpec,
+    DeviceSpec,
+    EngineSpec,
+    LauncherSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    ParallelSpec,
+    Spec,
+    TunerSpec,
+)  # fmt: skip
+from swift.testing import CLAIMS, CONTRACT_CLASSES, catalog, descriptor, kinds, parallel
+
+PLUGINS = Path(__file__).parent / "contract_plugins"
+PACKAGE = "acme_kit"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A component, and the tests that it must fail: name -> words of the message."""
+
+    spec: Spec
+    fails: Mapping[str, str]
+
+    @property
+    def component(self) -> str:
+        return f"{self.spec.kind}:{self.spec.name}"
+
+
+def implementation(module: str, cls: str) -> dict[str, Any]:
+    """Name, path and summary of a class in contract_plugins."""
+    name = "".join("-" + c.lower() if c.isupper() else c for c in cls).lstrip("-")
+    return {"name": f"kit-{name}", "impl": f"{PACKAGE}.{module}:{cls}", "summary": "a test"}
+
+
+def tuner(cls: str, **fails: str) -> Case:
+    claims = {"mergeable": True, "identity_at_init": True, "trainable": "part"}
+    return Case(TunerSpec(**implementation("tuners", cls), **claims), fails)
+
+
+def loader(cls: str, **fails: str) -> Case:
+    return Case(ModelSpec(**implementation("loaders", cls)), fails)
+
+
+def dataset(cls: str, *, name: str = "", rows: int = 6, licence: str = "Apache-2.0", **fails: str) -> Case:
+    values = implementation("datasets", cls)
+    return Case(DatasetSpec(**{**values, "name": name or values["name"]}, rows=rows, licence=licence, source="made up"), fails)
+
+
+def objective(cls: str, **fails: str) -> Case:
+    return Case(ObjectiveSpec(**implementation("objectives", cls)), fails)
+
+
+def strategy(cls: str, *, processes: int = 1, launcher: str = "kit-starter", name: str = "", **fails: str) -> Case:
+    values = implementation("strategies", cls)
+    several = {"multi_process": True, "launcher": launcher} if processes > 1 else {}
+    return Case(ParallelSpec(**{**values, "name": name or values["name"]}, **several), fails)
+
+
+def device(cls: str, *, probe: str = "present", name: str = "", **fails: str) -> Case:
+    values = implementation("devices", cls)
+    facts = {"device.collectives": ("gloo",), "device.dtypes": ("float32", "bfloat16", "int8"), "device.attention": ("sdpa",)}
+    return Case(DeviceSpec(**{**values, "name": name or values["name"]}, probe=f"{PACKAGE}.probes:{probe}", facts=facts), fails)
+
+
+def engine(cls: str, *, streaming: bool = True, **fails: str) -> Case:
+    return Case(EngineSpec(**implementation("engines", cls), streaming=streaming), fails)
+
+
+ENTRY = {"summary": "a test", "loader": "kit-right", "hub_ids": {"huggingface": "acme/x"}}
+
+CASES = {
+    "tuner": [
+        tuner("Right"),
+        tuner("TrainsFrozen", test_a_step_changes_only_what_is_declared="hands frozen weights to the optimizer"),
+        tuner("ChangesFrozen",
+              test_a_step_changes_only_what_is_declared="a step changed frozen weights",
+              test_restore_is_exact="something else was changed"),
+        tuner("ForgetsParameters", test_a_step_changes_only_what_is_declared="parameter_groups forgets trainable weights"),
+        tuner("TrainsNothing",
+              test_something_is_trained="sets requires_grad on nothing",
+              test_a_step_changes_only_what_is_declared="", test_loss_falls="", test_restore_is_exact="",
+              test_saved_result_answers_as_the_trained_model="", test_merge_equals_the_tuned_model=""),
+        tuner("ClimbsUp", test_loss_falls="the loss did not fall in 20 steps"),
+        tuner("DoesNotRestore", test_restore_is_exact="differs after save and restore"),
+        tuner("IgnoresSeed",
+              test_the_seed_alone_decides="differs between two calls of apply with the same seed",
+              test_identity_at_init="claims identity_at_init"),
+        tuner("LoadsAnother", test_saved_result_answers_as_the_trained_model="the saved result differs from the trained model"),
+        tuner("MergesHalf", test_merge_equals_the_tuned_model="claims mergeable, but the merged model's logits differ"),
+        tuner("StaysWrapped", test_merge_equals_the_tuned_model="the merged model is not a plain one"),
+        tuner("CannotMerge", test_merge_equals_the_tuned_model="cannot be merged"),
+        tuner("StartsElsewhere", test_identity_at_init="claims identity_at_init, but the logits differ"),
+    ],
+    "model, objective": [
+        loader("Right"),
+        loader("DrawsAnew", test_random_init_is_seeded_and_needs_no_weights="other weights for the same seed"),
+        loader("IgnoresSeed", test_random_init_is_seeded_and_needs_no_weights="the same weights for every seed"),
+        loader("NeedsNoWeights", test_a_folder_without_weights_is_refused="a folder without weights is loaded"),
+        loader("RaisesOther", test_a_folder_without_weights_is_refused="raises KeyError, not ModelError"),
+        loader("MixesDocuments", test_documents_are_apart_where_claimed="claims keeps_documents_apart, but"),
+        loader("RoundsWeights", test_logits_equal_transformers="the logits differ from transformers'"),
+        loader("IgnoresDtype", test_the_dtype_is_the_one_asked_for="dtype bfloat16 was asked for"),
+        loader("OtherTokenizer", test_tokens_equal_transformers="transformers' own"),
+        Case(ModelSpec(name="kit-entry", architecture="X", context_length=8, parameters=8, **ENTRY), {}),
+        Case(ModelSpec(name="kit-half", architecture="X", context_length=8, **ENTRY),
+             {"test_catalog_entry_is_complete": "does not say its parameters"}),
+        Case(ModelSpec(name="kit-nowhere", architecture="X", context_length=8, parameters=8, **{**ENTRY, "hub_ids": {}}),
+             {"test_catalog_entry_is_complete": "neither hub ids nor a folder"}),
+        objective("Right"),
+        objective("Mean",
+                  test_loss_is_a_sum_over_rows="is not the sum of their losses",
+                  test_weights_of_labels_count="loss_weight of the batch"),
+        objective("NoGradient", test_nothing_labelled_is_zero_with_a_gradient="the loss of no label has no gradient"),
+        objective("NotZero", test_nothing_labelled_is_zero_with_a_gradient="the loss of no label is 0.5"),
+        objective("DependsOnBudget", test_memory_budget_does_not_change_the_loss="the loss depends on the memory budget"),
+        objective("IgnoresWeights", test_weights_of_labels_count="loss_weight of the batch"),
+        objective("ShortWeights", test_examples_are_well_formed="loss_weight",
+                  test_loss_is_a_sum_over_rows="", test_memory_budget_does_not_change_the_loss="",
+                  test_nothing_labelled_is_zero_with_a_gradient="", test_weights_of_labels_count=""),
+        objective("TrainsOnNothing", test_examples_are_well_formed="nothing is trained on"),
+    ],
+    "engine, device, dataset": [
+        engine("Right"),
+        engine("LosesStop", test_stop_strings_end_the_answer="with stop string"),
+        engine("LeaksStop", test_stop_strings_do_not_leak="with stop string"),
+        engine("StreamsAnother", test_pieces_join_to_the_whole="the streamed pieces join to"),
+        engine("PadsWithoutMask", test_a_batch_answers_as_one_by_one="in a batch the answer to request"),
+        engine("AnyAdapter", test_an_unknown_adapter_is_refused="adapter 'nobody', which is not loaded"),
+        engine("IgnoresLength", test_length_is_kept_and_said="5 new tokens were asked for"),
+        engine("WrongReason", test_length_is_kept_and_said="the answer was cut off"),
+        engine("IgnoresSampling", test_no_option_is_ignored="is ignored"),
+        engine("IgnoresSeed", test_no_option_is_ignored="seed is ignored"),
+        engine("OtherDecoding", test_greedy_equals_the_reference="transformers' own"),
+        engine("CountsWrong", test_greedy_equals_the_reference="prompt_tokens is"),
+        device("Right"),
+        device("Absent", probe="absent"),
+        device("Right", name="kit-made-up", probe="absent", test_an_absent_device_is_refused="but setup gives one"),
+        device("CrashesWhenAbsent", probe="absent", test_an_absent_device_is_refused="raises RuntimeError, not ModelError"),
+        device("LiesAboutDtypes", test_claimed_dtypes_train="claims dtype int8, which does not train"),
+        device("SaysMoreThanItsSpec", test_spec_and_device_say_the_same="offers ['float64'], which its fact device.dtypes"),
+        device("NoTotal", test_memory_is_plausible="bytes used of"),
+        device("LosesGenerators", test_generators_can_be_restored="do not bring the generators back"),
+        device("OtherBackend", test_collective_backend_is_one_of_the_facts="collective_backend is 'nccl'"),
+        device("Right", name="kit-none", probe="nothing_there", test_probe_never_raises_and_is_plausible="says 0 devices"),
+        device("Right", name="kit-heavy", probe="heavy", test_probe_needs_no_torch="the probe imports ['torch'"),
+        device("Right", name="kit-raises", probe="raises", **dict.fromkeys(
+            (name for name in vars(kinds.DeviceContract) if name.startswith("test_")), "the probe raises OSError")),
+        dataset("Right"),
+        dataset("UnknownField", test_every_field_is_read="fields ['mood'] are unknown"),
+        dataset("UnreadableRow", test_every_row_is_readable_and_stable="unreadable rows"),
+        dataset("OtherOrder", test_every_row_is_readable_and_stable="in another order"),
+        dataset("Right", name="kit-miscounted", rows=7, test_the_number_of_rows_is_true="says 7 rows, there are 6"),
+        dataset("Right", name="kit-unlicensed", licence="", test_source_and_licence_are_named="under which licence"),
+    ],
+    "parallel": [
+        strategy("LosesState", test_optimizer_state_comes_back="exp_avg_sq of parameter 0"),
+        strategy("Right", processes=2),
+        strategy("ForgetsToReduce", processes=2, test_trajectory_equals_plain_pytorch="plain PyTorch has",
+                 test_weights_equal_plain_pytorch="weights differ from plain PyTorch's",
+                 test_optimizer_state_comes_back="exp_avg of parameter 0"),  # that of rank 1 is another
+        strategy("Averages", processes=2, test_trajectory_equals_plain_pytorch="norms of step 0",
+                 test_weights_equal_plain_pytorch="weights differ from plain PyTorch's"),
+    ],
+    "parallel, more": [
+        strategy("Alone"),
+        strategy("DoesNotClip", test_trajectory_equals_plain_pytorch="losses of step 2",
+                 test_weights_equal_plain_pytorch="weights differ from plain PyTorch's"),
+        strategy("RenamesWeights", test_names_are_those_of_the_module="unwrapped gives parameters"),
+        strategy("KeepsToItself", processes=2, launcher="kit-nobody", test_objects_travel="broadcast gives 'wrong' on rank 1",
+                 test_a_launcher_is_named="kit-nobody"),
+    ],
+}  # fmt: skip
+STARTER = LauncherSpec(**implementation("strategies", "Starter"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    failed: Mapping[str, str]
+    skipped: Mapping[str, str]
+    passed: frozenset[str]
+
+
+def install(site: Path, specs: Iterable[Spec]) -> None:
+    """One distribution that offers all of `specs`."""
+    by_kind = defaultdict(list)
+    for spec in specs:
+        by_kind[spec.kind].append(spec)
+    hooks = [
+        f"@hookimpl\ndef swift_{kind}s():\n    return [{', '.join(map(repr, found))}]\n\n" for kind, found in by_kind.items()
+    ]
+    door = "from swift.api import *\nfrom swift.api import hookimpl\n\n" + "".join(hooks)
+    files = {file.name: file.read_text(encoding="utf-8") for file in PLUGINS.glob("*.py")}
+    make_dist(site, door, dist="acme-kit", plugin="kit", package=PACKAGE, files=files)
+
+
+def run_contracts(folder: Path, components: Iterable[str], *, head: str = "", same_door: bool = False) -> dict[str, Outcome]:
+    """pytest over one contract for each component, in a process of its own: component, or class of `head`, to outcome."""
+    names = {f"Test_{component.replace(':', '_').replace('-', '_')}": component for component in components}
+    lines = [f"{name} = contract({component!r})" for name, component in names.items()]
+    file = folder / "test_contracts.py"
+    file.write_text("\n".join(["from swift.testing import contract", head, *lines, ""]), encoding="utf-8")
+    own = {
+        "PYTHONPATH": str(folder / "site"), "SWIFT_HOME": str(folder / "home"), "SWIFT_CONFIG": str(folder / "home/config"),
+        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "SWIFT_"))}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--tb=line",
+        "--junitxml=out.xml",
+        "--rootdir=.",
+        file.name,
+    ]
+    if same_door:  # all of one plugin: its door is tried once
+        command += [f"--deselect={file.name}::{name}::test_the_door_imports_nothing_heavy" for name in list(names)[1:]]
+    done = subprocess.run(command, cwd=folder, env={**kept, **own}, capture_output=True, text=True, timeout=300)
+    assert done.returncode in (0, 1), done.stdout[-3000:] + done.stderr[-2000:]
+    failed, skipped, passed = defaultdict(dict), defaultdict(dict), defaultdict(set)
+    for case in ElementTree.parse(folder / "out.xml").iter("testcase"):
+        owner = case.attrib["classname"].rpartition(".")[2]
+        owner, test = names.get(owner, owner), case.attrib["name"].partition("[")[0]
+        fault = next((f for f in case if f.tag in ("failure", "error")), None)
+        if fault is not None:
+            failed[owner][test] = failed[owner].get(test, "") + fault.attrib.get("message", "")
+        elif (skip := case.find("skipped")) is not None:
+            skipped[owner][test] = skip.attrib.get("message", "")
+        else:
+            passed[owner].add(test)
+    owners = {*failed, *skipped, *passed}
+    return {owner: Outcome(failed[owner], skipped[owner], frozenset(passed[owner])) for owner in owners}
+
+
+def differences(expected: Mapping[str, Mapping[str, str]], outcomes: Mapping[str, Outcome]) -> list[str]:
+    """What is not as expected, a line each."""
+    lines = []
+    for name, fails in expected.items():
+        failed = outcomes[name].failed
+        lines += [f"{name}: {test} should fail, and does not" for test in fails if test not in failed]
+        lines += [
+            f"{name}: {test} should pass, and says {message[:300]!r}" for test, message in failed.items() if test not in fails
+        ]
+        lines += [
+            f"{name}: {test} does not say {words!r}, but {failed[test][:300]!r}"
+            for test, words in fails.items()
+            if test in failed and words not in failed[test]
+        ]
+    return lines
+
+
+@pytest.mark.parametrize("group", [pytest.param(g, marks=pytest.mark.slow) if g.endswith("more") else g for g in CASES])
+def test_every_wrong_plugin_is_caught_by_name(group: str, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    install(tmp_path / "site", [*(case.spec for case in CASES[group]), STARTER])
+    outcomes = run_contracts(tmp_path, [case.component for case in CASES[group]], same_door=True)
+    wrong = differences({case.component: case.fails for case in CASES[group]}, outcomes)
+    assert not wrong, "\n".join(wrong)
+
+
+# ----------------------------------------------------------------------------------------- every component: the descriptor
+
+TEMPLATE = """
+from swift.api import TemplateSpec, hookimpl
+
+@hookimpl
+def swift_templates():
+    return [TemplateSpec(name="{name}", file="{package}:x.jinja", summary="a test")]
+"""
+WITH_SETTINGS = TEMPLATE.replace("summary=", "settings='{package}.settings:Own', summary=")
+TRACKER = TEMPLATE.replace("TemplateSpec", "TrackerSpec").replace("swift_templates", "swift_trackers").replace(
+    'file="{package}:x.jinja", summary=', "impl='{package}.impl:Own', summary="
+)  # fmt: skip
+NEEDS = TEMPLATE.replace("summary=", "needs=(Need('quant.bitz == 4', 'four'),), summary=").replace(
+    "import ", "import Need, ", 1
+)
+STRICT = "from swift.api.settings import Settings\n\nclass Own(Settings):\n"
+
+TRACKS = "from swift.api import Tracker\n\nclass Own(Tracker):\n"
+
+DESCRIPTORS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
+    "template:good": (TEMPLATE, {}, {}),
+    "template:set-up": (WITH_SETTINGS, {"settings.py": STRICT + "    size: int = 3\n    '''How large.'''\n"}, {}),
+    "tracker:good": (TRACKER, {"impl.py": TRACKS + "    def log(self, step, metrics): ...\n"}, {}),
+    "template:heavy": ("import torch\n" + TEMPLATE, {}, {"test_the_door_imports_nothing_heavy": "imports ['torch'"}),
+    "template:silent": (TEMPLATE.replace('"a test"', '""'), {}, {"test_name_and_summary": "has no summary"}),
+    "template:listed": (TEMPLATE.replace("summary=", "facts={'acme.sizes': [1, 2]}, summary="), {},
+                      {"test_spec_survives_json": "['facts'] change on their way through JSON"}),
+    "template:unknown-fact": (TEMPLATE.replace("summary=", "facts={'device.colour': 'red'}, summary="), {},
+                            {"test_facts_are_known": "facts ['device.colour'] are not in swift.api.facts"}),
+    "template:unknown-need": (NEEDS, {},
+                              {"test_needs_and_clashes_are_over_known_facts": "['quant.bitz == 4'] are over no fact"}),
+    "template:private": (TEMPLATE, {"impl.py": "from swift.plan.plan import Plan\n"},
+                       {"test_only_the_public_api_is_imported": "impl.py: swift.plan.plan"}),
+    "template:sideways": (TEMPLATE, {"impl.py": "from swift import plan\n"},
+                        {"test_only_the_public_api_is_imported": "impl.py: swift.plan"}),
+    "template:demanding": (WITH_SETTINGS, {"settings.py": STRICT + "    size: int\n    '''How large.'''\n"},
+                         {"test_settings_are_strict_and_defaulted": "['size'] have no default"}),
+    "template:undocumented": (WITH_SETTINGS, {"settings.py": STRICT + "    size: int = 3\n"},
+                            {"test_settings_are_strict_and_defaulted": "['size'] have no docstring"}),
+    "template:lax": (WITH_SETTINGS, {"settings.py": "from pydantic import BaseModel\n\nclass Own(BaseModel):\n    pass\n"},
+                   {"test_settings_are_strict_and_defaulted": "must forbid unknown keys"}),
+    "tracker:stranger": (TRACKER, {"impl.py": "class Own: ...\n"},
+                         {"test_implementation_fulfils_the_contract": "is not a Tracker"}),
+    "tracker:half": (TRACKER, {"impl.py": TRACKS + "    pass\n"},
+                     {"test_implementation_fulfils_the_contract": "does not define ['log']"}),
+}  # fmt: skip
+
+CATALOG = """
+from dataclasses import dataclass
+from transformers import Qwen3Config
+from swift.api import ModelSpec
+from swift.testing.catalog import CatalogContract, parameters
+
+SHAPE = Qwen3Config(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                    head_dim=16, vocab_size=64)
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+def catalog(*, name="mini-1", parameters=parameters(SHAPE), linear=LINEAR, summary="a test", twin=False):
+    first = ModelSpec(name=name, aliases=("mini",), summary=summary, loader="any", hub_ids={"huggingface": "acme/mini-1"},
+                      architecture="Qwen3ForCausalLM", parameters=parameters, context_length=64, linear_modules=linear)
+    return [first, ModelSpec(**{**first.to_dict(), "aliases": ()})] if twin else [first]
+
+class Base(CatalogContract):
+    shapes, patterns = {"1": SHAPE}, {"1": r"mini.*"}
+
+class TestRight(Base): models = catalog()
+class TestMiscounted(Base): models = catalog(parameters=1234)
+class TestIllegal(Base): models = catalog(name="mini/1")
+class TestTwice(Base): models = catalog(twin=True)
+class TestSilent(Base): models = catalog(summary="")
+class TestOtherLayers(Base): models = catalog(linear=("q_proj", "c_attn"))
+"""
+CATALOGS = {
+    "TestRight": {},
+    "TestMiscounted": {"test_parameters_are_those_of_the_published_shape": "mini-1: 1234, its shape has"},
+    "TestIllegal": {"test_names_and_ids_are_legal_and_unique": "'mini/1'"},
+    "TestTwice": {"test_names_and_ids_are_legal_and_unique": "stands twice"},
+    "TestSilent": {"test_every_entry_is_complete_and_pure_data": "mini-1 lacks its summary"},
+    "TestOtherLayers": {"test_linear_modules_are_those_of_the_architecture": "differ from the model's own in ['c_attn',"},
+}
+
+
+def test_every_wrong_descriptor_and_catalog_is_caught_by_name(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    for number, (component, (door, files, _)) in enumerate(DESCRIPTORS.items()):
+        dist, name = component.replace(":", "-"), component.partition(":")[2]
+        package = f"acme_door_{number}"
+        files = {path: text.replace("{package}", package) for path, text in files.items()}
+        make_dist(tmp_path / "site", door, dist=f"acme-{dist}", plugin=dist, name=name, package=package, files=files)
+    outcomes = run_contracts(tmp_path, DESCRIPTORS, head=CATALOG)
+    expected = {component: fails for component, (_, _, fails) in DESCRIPTORS.items()} | CATALOGS
+    wrong = differences(expected, outcomes)
+    assert not wrong, "\n".join(wrong)
+
+
+# ------------------------------------------------------------------------------------------------------ the kit as a whole
+
+
+def names_of_tests(cls: type) -> set[str]:
+    return {name for name, _ in inspect.getmembers(cls, inspect.isfunction) if name.startswith("test_")}
+
+
+def test_every_test_of_the_kit_is_failed_by_a_wrong_plugin() -> None:
+    """A test that nothing fails proves nothing."""
+    written = set().union(*map(names_of_tests, (*CONTRACT_CLASSES.values(), *CLAIMS.values(), catalog.CatalogContract)))
+    cases = [case.fails for group in CASES.values() for case in group]
+    named = [*cases, *(fails for _, _, fails in DESCRIPTORS.values()), *CATALOGS.values()]
+    caught = {test for fails in named for test, words in fails.items() if words}
+    assert written - caught == set()
+    assert caught - written == set(), "renamed or removed"
+
+
+NOT_CLAIMS = {
+    ("objective", "chat_template"): "what rows it takes",
+    ("model", "generic"): "chosen by config.json; no promise about the answers",
+    ("model", "chat"): "a hint for `swift chat`",
+    ("model", "thinking"): "a hint for the chat template",
+    ("engine", "in_process"): "where it runs, not what it can do",
+    ("objective", "requires_reference"): "a need, not an ability",
+    ("quantizer", "trainable"): "no quantizer contract yet",
+    ("engine", "multi_adapter"): "needs adapters of another plugin; tested with the engine",
+}
+"""Fields of specs with yes or no that bring no tests, and why."""
+
+
+def test_the_reference_names_every_test() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "contract-kit.md").read_text(encoding="utf-8")
+    written = set().union(*map(names_of_tests, (*CONTRACT_CLASSES.values(), *CLAIMS.values(), catalog.CatalogContract)))
+    assert set(re.findall(r"`(test_\w+)`", page)) == written
+
+
+def test_every_claim_brings_tests() -> None:
+    yes_or_no = {(spec.kind, f.name) for spec in SPECS for f in fields(spec) if f.type in (bool, "bool")}
+    assert yes_or_no == CLAIMS.keys() | NOT_CLAIMS.keys()
+    for claim, cls in CLAIMS.items():
+        assert names_of_tests(cls) - names_of_tests(CONTRACT_CLASSES[claim[0]]) or cls.world_size > 1, f"{claim} brings no test"
+
+
+SKIPS = {
+    "pure data: the spec names no implementation", "no settings", "a catalog entry: its loader has its own contract",
+    "a loader", "does not claim it", "this hardware is not on this machine", "the hardware is there",
+}  # fmt: skip
+"""Why a test may be skipped: the spec does not claim it, or the device is (not) there. Never because a test found it hard."""
+
+
+def test_a_test_is_skipped_only_where_nothing_is_claimed() -> None:
+    reasons = set()
+    for module in (descriptor, kinds, parallel, catalog):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("pytest.skip", "pytest.importorskip", "pytest.xfail"):
+                reasons.add(ast.literal_eval(node.args[0]))
+    assert reasons == SKIPS
