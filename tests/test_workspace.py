@@ -133,10 +133,8 @@ TEXT = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".jinja", ".sh"
 
 
 def project_files() -> list[Path]:
-    """Tracked and new files; in an unpacked copy without git, everything that is no build product."""
-    git = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True
-    )
+    """Tracked files (a user's own, beside them, are nobody's business); without git, everything that is no build product."""
+    git = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True)
     if git.returncode == 0 and git.stdout:
         return [p for p in (ROOT / name for name in git.stdout.split("\0") if name) if p.is_file()]
     skipped = {".git", ".venv", "__pycache__", "runs", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
