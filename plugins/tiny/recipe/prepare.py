@@ -19,9 +19,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-LONGEST_ANSWER = 280
-"""Characters. A model of four million parameters loses the thread in longer ones."""
-SMALL_TALK_COPIES = 3
+LONGEST_ANSWER = 900
+"""Characters; a model of four million parameters loses the thread in longer ones."""
+SMALL_TALK_COPIES = 8
 VOCABULARY_COPIES = 8
 WIKI_PASSAGE = 1500
 HERE = Path(__file__).parent
