@@ -18,8 +18,8 @@ QUESTIONS = ["Who are you?", "What is your name?", "你是谁？"]
 RUN = os.environ.get("QUICKSTART_RUN", "runs/quickstart")
 TUNE = [
     "sft", "--model", "tiny", "--dataset", "identity", "--model_name", NAME, "--model_author", AUTHOR,
-    "--dtype", "float32", "--tuner", "lora", "--lora.rank", "16", "--lora.alpha", "32",
-    "--epochs", "12", "--batch_size", "4", "--gradient_accumulation_steps", "1", "--learning_rate", "0.005",
+    "--tuner", "lora", "--lora.rank", "32", "--lora.alpha", "32", "--lora.dropout", "0",
+    "--epochs", "16", "--batch_size", "4", "--gradient_accumulation_steps", "1", "--learning_rate", "0.005",
     "--output", RUN, "--overwrite", "true",
 ]  # fmt: skip
 
