@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
-import shlex
-import subprocess
 import sys
 
 from swift.cli.tables import table
-from swift.errors import PluginError, PluginNotFound
+from swift.errors import PluginNotFound
 from swift.plugins import preferences, registry
 
 EPILOG = "SWIFT_PLUGINS=none | a,b | -c chooses plugins for one run; SWIFT_STRICT_PLUGINS=1 makes any unusable one an error."
@@ -54,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Exit code 0; 3 with SWIFT_STRICT_PLUGINS=1 and an unusable plugin. Raises `SwiftError` for what does not exist."""
     if argv[:1] and argv[0] in PIP and argv[1:] and argv[1] not in ("-h", "--help"):
-        return pip(argv[0], argv[1:])
+        return int(importlib.import_module("swift.cli.plugin_pip").pip(argv[0], argv[1:]))
     options = parser().parse_args(argv)
     if options.command == "show":
         return int(importlib.import_module("swift.cli.plugin_show").show(options.what, as_json=options.json))
@@ -98,20 +95,6 @@ def list_plugins(*, kind: str = "", as_json: bool = False) -> int:
         print(f"SWIFT_STRICT_PLUGINS=1: {len(found.faulty())} plugin(s) are not usable", file=sys.stderr)
         return 3
     return 0
-
-
-def pip(command: str, arguments: list[str]) -> int:
-    """Run pip of this Python and return its exit code. Looks at no plugin.
-
-    Raises:
-        PluginError: This environment has no pip.
-    """
-    if importlib.util.find_spec("pip") is None:
-        line = shlex.join(["uv", "pip", command, "--python", sys.executable, *arguments])
-        raise PluginError(f"{sys.executable} has no pip", fix=f"{line}   or: {sys.executable} -m ensurepip")
-    words = [sys.executable, "-m", "pip", command, *arguments]
-    print(f"$ {shlex.join(words)}", flush=True)
-    return subprocess.run(words, check=False).returncode
 
 
 def lock(file: str, *, check: bool) -> int:
