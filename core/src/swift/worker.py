@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -29,4 +30,9 @@ def main(plan_file: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is saved. Leaving through the interpreter's teardown would destroy threads of the communication library that
+    # still wait for other machines, which aborts the process ("terminate called without an active exception").
+    os._exit(code)
