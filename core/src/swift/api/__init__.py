@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from swift.api.contracts import (
         CONTRACTS, AdapterLibrary, Batch, DatasetReader, Device, DeviceInfo, Encoder, Engine, EngineContext, Example,
         ExportContext, Exporter, ExportReport, Generation, GenerationRequest, GenerationResult, Hub, Launcher, LoadedModel,
-        LoadRequest, LossSum, Memory, ModelLoader, Objective, OptimizerFactory, Record, Strategy, Tracker, Tuner,
+        LoadRequest, LossSum, MediaProcessor, Medium, Memory, ModelLoader, Objective, OptimizerFactory, Record, Strategy,
+        Tracker, Tuner,
     )  # fmt: skip
     from swift.api.facts import FACTS
 
@@ -41,8 +42,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _CONTRACTS = (
     "CONTRACTS", "AdapterLibrary", "Batch", "DatasetReader", "Device", "DeviceInfo", "Encoder", "Engine", "EngineContext",
     "Example", "ExportContext", "Exporter", "ExportReport", "Generation", "GenerationRequest", "GenerationResult", "Hub",
-    "Launcher", "LoadedModel", "LoadRequest", "LossSum", "Memory", "ModelLoader", "Objective", "OptimizerFactory", "Record",
-    "Strategy", "Tracker", "Tuner",
+    "Launcher", "LoadedModel", "LoadRequest", "LossSum", "MediaProcessor", "Medium", "Memory", "ModelLoader", "Objective",
+    "OptimizerFactory", "Record", "Strategy", "Tracker", "Tuner",
 )  # fmt: skip
 _LATE = {**dict.fromkeys(_CONTRACTS, "swift.api.contracts"), "FACTS": "swift.api.facts"}
 
@@ -70,11 +71,11 @@ __all__ = [
     "ConfigError", "DataError", "DatasetReader", "DatasetSpec", "Device", "DeviceInfo", "DeviceSpec", "Encoder", "Engine",
     "EngineContext", "EngineSpec", "EvaluatorSpec", "Example", "ExportContext", "ExportReport", "Exporter", "ExporterSpec",
     "FACTS", "Fact", "FactValue", "Generation", "GenerationRequest", "GenerationResult", "Hub", "HubSpec", "Interrupted",
-    "KINDS", "Launcher", "LauncherSpec", "Level", "LoadRequest", "LoadedModel", "LossSpec", "LossSum", "Memory", "MetricSpec",
-    "ModelError", "ModelLoader", "ModelSpec", "Need", "Objective", "ObjectiveSpec", "OptimizerFactory", "OptimizerSpec",
-    "ParallelSpec", "PlanRefused", "PluginBroken", "PluginConflict", "PluginError", "PluginNotFound", "QuantizerSpec",
-    "Record", "RewardSpec", "RuleSpec", "SPECS", "Spec", "Strategy", "SwiftError", "TaskSpec", "TemplateSpec", "Tracker",
-    "TrackerSpec", "Tuner", "TunerSpec", "Unsupported", "hookimpl", "plural",
+    "KINDS", "Launcher", "LauncherSpec", "Level", "LoadRequest", "LoadedModel", "LossSpec", "LossSum", "MediaProcessor",
+    "Medium", "Memory", "MetricSpec", "ModelError", "ModelLoader", "ModelSpec", "Need", "Objective", "ObjectiveSpec",
+    "OptimizerFactory", "OptimizerSpec", "ParallelSpec", "PlanRefused", "PluginBroken", "PluginConflict", "PluginError",
+    "PluginNotFound", "QuantizerSpec", "Record", "RewardSpec", "RuleSpec", "SPECS", "Spec", "Strategy", "SwiftError",
+    "TaskSpec", "TemplateSpec", "Tracker", "TrackerSpec", "Tuner", "TunerSpec", "Unsupported", "hookimpl", "plural",
 ]  # fmt: skip
 
 

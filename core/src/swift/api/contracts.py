@@ -71,6 +71,63 @@ class LoadedModel:
     """Restarting position ids, without a mask, isolate documents that share a row."""
     notes: list[str] = field(default_factory=list)
     """Lines for the user: what was chosen and why."""
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of multimodal models: `vit`, `aligner` and `llm` -> paths of modules. One inside another one belongs to its own part."""
+    processor: MediaProcessor | None = None
+    """As `load_processor` gives it; None for text models."""
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One image (video, audio) as the model takes it."""
+
+    tokens: int
+    """Placeholders that stand for it in `input_ids`."""
+    tensors: Mapping[str, torch.Tensor]
+    """Inputs of the model, e.g. `pixel_values`; those of a batch are joined along their first axis, in order."""
+
+
+class MediaProcessor(ABC):
+    """What a multimodal model makes of media: placeholders in the text, and tensors of a batch. Picklable, as helpers tokenize
+    with it; works without weights.
+
+    Attributes:
+        kinds: Columns of records that the model takes: images (videos, audios).
+        placeholders: Column -> what the chat template writes for one medium. A medium's text consists of such tokens, one
+            for each position that it takes, and maybe of others around them.
+        placeholder_ids: Their token ids. Nothing is ever trained to write them.
+        axes: Position ids that the model has beside those of the text (3 for M-RoPE: time, height, width).
+    """
+
+    kinds: tuple[str, ...] = ("images",)
+    placeholders: Mapping[str, str]
+    placeholder_ids: frozenset[int]
+    axes: int = 0
+
+    @abstractmethod
+    def text(self, kind: str, size: tuple[int, int]) -> str:
+        """What stands in the place of a placeholder, for a medium of (height, width) pixels. Raises `DataError`."""
+
+    @abstractmethod
+    def medium(self, kind: str, item: Any) -> Medium:
+        """An opened medium (images: upright PIL images) as tensors on the CPU."""
+
+    def positions(self, input_ids: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """[axes, S] int64 of a document of its own.
+
+        Args:
+            input_ids: [S].
+            tensors: Of its media, joined.
+        """
+        raise Unsupported(f"{type(self).__name__} has no further axes")
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Changes whenever the text of any medium could."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: Path) -> None:
+        """Write it and its tokenizer, as transformers reads them."""
 
 
 class ModelLoader(ABC):
@@ -81,6 +138,17 @@ class ModelLoader(ABC):
 
     @abstractmethod
     def load_tokenizer(self, folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase: ...
+
+    def load_processor(
+        self, folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False,
+        min_pixels: int | None = None, max_pixels: int | None = None,
+    ) -> MediaProcessor | None:  # fmt: skip
+        """For models that take media, with that tokenizer (which may get the processor's chat template); None for text models.
+
+        Args:
+            min_pixels, max_pixels: Smaller and larger images are scaled to these; None is the model's own.
+        """
+        return None
 
     def adopt(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, request: LoadRequest) -> LoadedModel:
         """A model that the caller holds, as `load` would have returned it: the same object, on the device, in its own dtype.
@@ -131,6 +199,10 @@ class Tuner(ABC):
         settings: Instance of the spec's settings class.
         name: Name under which the component was chosen (one class may serve several specs).
     """
+
+    frozen: str = ""
+    """Regular expression of modules (whole dotted paths) that are not trained: parts of multimodal models (`tuner.freeze_vit`,
+    ...). Set before `apply`; what a tuner opens there all the same is closed again."""
 
     def __init__(self, settings: Any, name: str) -> None:
         self.settings = settings
@@ -255,7 +327,8 @@ class Batch:
 
     Args:
         inputs: What the model is called with: `input_ids` [B, S], `position_ids` [B, S], and `attention_mask` [B, S] only
-            for padded batches.
+            for padded batches. Of multimodal models also the tensors of the media, in the order of their placeholders, and
+            where the model has further axes of positions, `position_ids` [1 + axes, B, S], those of the text first.
         labels: [B, S], already shifted: `labels[b, s]` is the token that position s must predict, or -100.
         loss_weight: [B, S] float, or None where every label counts 1.
         num_labels: Labels that count, i.e. `(labels != -100).sum()` (a plain int: no device sync).

@@ -67,6 +67,10 @@ class TemplateSection(Section):
     """System message for conversations that have none."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Variables handed to the template, e.g. {"enable_thinking": false}."""
+    min_pixels: int | None = Field(None, ge=1)
+    """Smaller images are scaled up to so many pixels, by models whose images keep their shape (Qwen-VL). Also MIN_PIXELS=."""
+    max_pixels: int | None = Field(None, ge=1)
+    """Larger images are scaled down to so many pixels; default: as the model's processor says. Also MAX_PIXELS=."""
     history: Literal["all", "last", "split"] = "all"
     """Which rounds are trained on: all that stand as the model would have written them; the last; or split, which makes a
     document of every turn that a thinking template rewrites later."""
@@ -151,6 +155,12 @@ class TunerSection(Section):
 
     name: str = "lora"
     """What is trained and how (`swift list tuners`); its settings stand in a section of that name."""
+    freeze_vit: bool = True
+    """Leave the vision tower of a multimodal model as it is."""
+    freeze_aligner: bool = True
+    """Leave the part between vision tower and language model as it is."""
+    freeze_llm: bool = False
+    """Leave the language model of a multimodal model as it is."""
 
 
 class TrainSection(Section):

@@ -16,6 +16,8 @@ import torch
 
 from swift.api.contracts import Batch
 from swift.config.sections import MIN_PACKED_STEPS
+from swift.data.media_batches import add_media
+from swift.data.media_rows import RowMedia
 from swift.data.packing import Groups, best_fit_decreasing, deal, efficiency, unit_costs
 from swift.errors import ConfigError
 
@@ -33,12 +35,14 @@ class TokenRow(NamedTuple):
         weights: float [S].
         segments: Tokens of each document of the row, where it has several; their sum is S.
         values: Numbers of the row as a whole.
+        media: Of a row for a multimodal model, also where it has none.
     """
 
     ids: np.ndarray
     weights: np.ndarray
     segments: Sequence[int] | np.ndarray | None = None
     values: Mapping[str, float] = {}
+    media: RowMedia | None = None
 
 
 class TokenRows(Protocol):
@@ -54,7 +58,8 @@ class TokenRows(Protocol):
 
 
 def row_of(dataset: TokenRows, index: int) -> TokenRow:
-    return TokenRow(*dataset[index], dataset.segments(index), dataset.values(index))
+    media = dataset.media(index) if hasattr(dataset, "media") else None
+    return TokenRow(*dataset[index], dataset.segments(index), dataset.values(index), media)
 
 
 @dataclass(frozen=True)
@@ -285,6 +290,9 @@ def collate(rows: Sequence[TokenRow], layout: Layout, *, pad_token_id: int = 0, 
     inputs = {"input_ids": _long(input_ids), "position_ids": _long(positions)}
     if layout == "padded":
         inputs["attention_mask"] = _long(real)
+    if rows[0].media is not None:
+        per_row = [1 if row.segments is None else len(row.segments) for row in rows]
+        add_media(inputs, [d[IDS] for d in documents], document_of, [row.media for row in rows if row.media], per_row)
     counts = labels != IGNORED
     binary = bool(np.all(weight[counts] == 1.0))
     names = sorted({name for row in rows for name in row.values})

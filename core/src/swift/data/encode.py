@@ -18,8 +18,8 @@ import transformers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from swift.api.contracts import Encoder, Example, Record
-from swift.data import conversations, offsets
+from swift.api.contracts import Encoder, Example, MediaProcessor, Record
+from swift.data import conversations, media_rows, offsets
 from swift.data.conversations import Conversation, Refused, as_object, as_text, with_argument
 from swift.data.sources import DatasetRegistry
 from swift.data.templates import template_text
@@ -74,6 +74,7 @@ class ChatEncoder(Encoder):
             written it. last: what follows the last user's turn. split: as all, and a turn that the template rewrites later
             (a thinking template strips its reasoning) is trained on in a document of its own, which ends with it; the row
             then has `segments`.
+        media: Of a model that takes images; ids are then those of its processor, `processor(text=..., images=...)`.
 
     Raises:
         ConfigError: No such template.
@@ -88,8 +89,11 @@ class ChatEncoder(Encoder):
         options: Mapping[str, Any] | None = None,
         registry: DatasetRegistry | None = None,
         history: History = "all",
+        media: MediaProcessor | None = None,
     ) -> None:
         self.tokenizer = tokenizer
+        self.media = media
+        self._takes_parts: dict[str, bool] = {}
         self.chat_template = template_text(template, registry)
         self.system = system
         self.options = dict(options or {})
@@ -100,6 +104,11 @@ class ChatEncoder(Encoder):
         self._token_bytes: offsets.TokenBytes | None = None
         self._spelled: Counter[bool] = Counter()
         self._end_ids: set[int | None] | None = None
+
+    @property
+    def placeholder_ids(self) -> frozenset[int]:
+        """Tokens that stand for media: never trained on, and rows that have them are never cut."""
+        return self.media.placeholder_ids if self.media else frozenset()
 
     @property
     def notes(self) -> list[str]:
@@ -121,6 +130,9 @@ class ChatEncoder(Encoder):
         _, example = self._prepared.pop(text, (None, None))
         if example is None:
             example = self._encode_texts([text])[0]
+        if self.media and not self.placeholder_ids.isdisjoint(example["input_ids"]):  # type: ignore[index]
+            raise DataError(f"the text holds a word that stands for media ({' '.join(self.media.placeholders.values())})",
+                            fix="remove it; media are for conversations (swift sft)")  # fmt: skip
         return example  # type: ignore[return-value]
 
     def prepare(self, records: Sequence[Record]) -> None:
@@ -153,6 +165,8 @@ class ChatEncoder(Encoder):
             transformers.__version__, tokenizers.__version__,
             *(Path(file).read_text(encoding="utf-8") for file in (__file__, conversations.__file__, offsets.__file__)),
         ]  # fmt: skip
+        if self.media:
+            parts += [self.media.digest(), Path(media_rows.__file__).read_text(encoding="utf-8")]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -185,6 +199,8 @@ class ChatEncoder(Encoder):
 
     def _jinja(self, c: Conversation, messages: Sequence[Mapping[str, Any]], **how: bool) -> tuple[str, list[tuple[int, int]]]:
         options = {**self.tokenizer.special_tokens_map, **self.options, **c.options}
+        if self.media:
+            messages = self._for_media(c.template, messages, options)
         try:
             if _DIRECT is not None and not c.tools and "documents" not in options:
                 return _DIRECT(c.template, messages, options, **how)
@@ -195,9 +211,31 @@ class ChatEncoder(Encoder):
             raise Refused(error) from error
         return texts[0], marks[0] if marks else []
 
+    def _for_media(self, template: str, messages: Sequence[Any], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Contents as parts, where the template of a multimodal model reads them; else as text with placeholders."""
+        if template not in self._takes_parts:
+            probe = [{"role": "user", "content": [{"type": "text", "text": _PROBE}]}]
+            try:
+                text = chat_template_utils.render_jinja_template(conversations=[probe], chat_template=template, **options)[0][0]
+            except _TEMPLATE_FAULTS:
+                text = ""
+            self._takes_parts[template] = _PROBE in text and "'type'" not in text
+        assert self.media is not None
+        return media_rows.as_parts(messages) if self._takes_parts[template] else media_rows.as_strings(messages, self.media)
+
+    def _with_media(self, documents: list[Rendered], record: Record, marks: int) -> list[Rendered]:
+        """Placeholders as long as their media; the last document is the whole conversation."""
+        assert self.media is not None
+        wanted = [None] * (len(documents) - 1) + [marks]
+        return [
+            Rendered(*media_rows.expanded(d.text, d.spans, record, self.media, wanted=n))
+            for d, n in zip(documents, wanted, strict=True)
+        ]
+
     def _render(self, record: Record) -> list[Rendered]:
         """One document, or several with `history="split"`."""
-        if media := [name for name in ("images", "videos", "audios") if record.get(name)]:
+        media = [name for name in ("images", "videos", "audios") if record.get(name)]
+        if media and self.media is None:
             raise DataError(f"the row has {', '.join(media)}; this model is trained on text only",
                             fix="take a dataset without media, or a multimodal model")  # fmt: skip
         messages = [{key: m[key] for key in _MESSAGE_KEYS if m.get(key) is not None} for m in record.get("messages", ())]
@@ -212,6 +250,8 @@ class ChatEncoder(Encoder):
             if any(weights[:asked]):
                 weights[:asked] = [0.0] * asked
                 self.counters[LAST] += 1
+        if self.media:
+            messages = media_rows.with_marks(messages, record, self.media)
         tools = record.get("tools") or None
         template = self.template(tools)
         messages = self._with_arguments(messages, template)
@@ -224,6 +264,8 @@ class ChatEncoder(Encoder):
             self._check_tools(documents, tools or [], messages, weights)
         if any("reasoning_content" in m and w for m, w in zip(messages, weights, strict=True)):
             self._check_reasoning(documents, messages, weights)
+        if self.media:
+            documents = self._with_media(documents, record, media_rows.number_of_marks(messages))
         return documents
 
     def _documents(self, c: Conversation) -> list[Rendered]:

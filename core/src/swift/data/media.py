@@ -45,6 +45,7 @@ _PUBLIC_ONLY = "fetch the file yourself and name its path"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _FTYP_IMAGES = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
 _CHUNK = 1 << 18
+_ORIENTATION = 0x0112  # EXIF tag
 
 
 def resolve_media(
@@ -90,6 +91,20 @@ def open_image(item: str | Path | bytes) -> Any:
     except Exception as error:  # decoders raise anything on damaged files
         shown = "the image" if isinstance(item, bytes) else item
         raise DataError(f"{shown} cannot be opened: {error}", fix="replace the file, or remove the row") from error
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an image file when it is upright, from its header. Raises `DataError`."""
+    pillow = _pillow()
+    if pillow is None:
+        raise DataError("reading images needs the package pillow", fix=PILLOW)
+    try:
+        with pillow.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception as error:  # decoders raise anything on damaged files
+        raise DataError(f"{path} cannot be opened: {error}", fix="replace the file, or remove the row") from error
+    return (width, height) if turned else (height, width)
 
 
 def decode_uri(uri: str) -> bytes:

@@ -80,6 +80,7 @@ def encode_chunk(records: Sequence[Record], encode: Encode, encoder: Any, first:
         except DataError as error:  # its media are not there any more
             rejects.append((first + row, error.message, error.fix))
     before, encoder.counters = encoder.counters, Counter()
+    placeholders = sorted(getattr(encoder, "placeholder_ids", ()))
     encoder.prepare([record for _, record in found])
     ids: list[np.ndarray] = []
     weights: list[np.ndarray] = []
@@ -91,6 +92,8 @@ def encode_chunk(records: Sequence[Record], encode: Encode, encoder: Any, first:
         try:
             example = encode(record, encoder)
             tokens, loss_weight, documents = _checked(example)
+            if placeholders:
+                loss_weight = np.where(np.isin(tokens, placeholders), np.float32(0), loss_weight)
             firsts = np.concatenate([[0], np.cumsum(documents)[:-1]]) if len(documents) else np.zeros(1, np.int64)
             labels = int(np.count_nonzero(loss_weight)) - int(np.count_nonzero(loss_weight[firsts]))
             if not labels:

@@ -20,6 +20,7 @@ import numpy as np
 from swift.api import Batch, Record
 from swift.data.batches import Layout, TokenRow, share
 from swift.data.formats import Converter
+from swift.data.media_rows import RowMedia
 from swift.data.mixing import Mix, MixStop, check_weights
 from swift.data.packing import Groups, best_fit_decreasing, efficiency, unit_costs
 from swift.data.records import FindMedia
@@ -268,7 +269,7 @@ class TokenStream:
                 reject(kept_pass[row_number], reject_at(records[row_number]["_origin"], reason, fix))
             table = TokenTable([chunk.batch])
             for place, row_number in enumerate(table.rows.tolist()):
-                pieces = self._fitting(_row_of(table, place))
+                pieces = self._fitting(self._with_media(_row_of(table, place), records[row_number]))
                 window.rows += pieces
                 if not pieces:
                     long += 1
@@ -290,6 +291,12 @@ class TokenStream:
         except DataError as error:
             return Reject(row.file, row.line, error.message, error.fix)
 
+    def _with_media(self, row: TokenRow, record: Record) -> TokenRow:
+        processor = getattr(self.encoder, "media", None)
+        if processor is None:
+            return row
+        return row._replace(media=RowMedia(processor, lambda: record, lambda: str(record.get("_origin", ""))))
+
     def _fitting(self, row: TokenRow) -> list[TokenRow]:
         """The row within max_length; nothing where it is dropped."""
         length, most = _longest(row), self.max_length
@@ -297,8 +304,10 @@ class TokenStream:
             return [row]
         if row.segments is not None and len(row.segments) > 1:
             return []  # a part of a pair is no pair
+        if row.media is not None and np.isin(row.ids, sorted(row.media.processor.placeholder_ids)).any():
+            return []  # nor a part of an image an image
         return [
-            TokenRow(row.ids[begin:end], row.weights[begin:end], None, row.values)
+            TokenRow(row.ids[begin:end], row.weights[begin:end], None, row.values, row.media)
             for begin, end in spans(length, most, self.overlong)
             if np.any(row.weights[begin + 1 : end])
         ]

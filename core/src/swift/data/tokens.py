@@ -23,9 +23,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from swift.api.contracts import Record
+from swift.api.contracts import MediaProcessor, Record
 from swift.data import shards, token_folder
 from swift.data.cache import remove_leftovers
+from swift.data.media_rows import RowMedia
 from swift.data.records import RecordSet
 from swift.data.rejects import MadeRejects, Rejects, StoredRejects, TooManyRejects, check_rejects, discard, reject_at
 from swift.data.shards import CachedEncoder, Encode, TokenShard, bounds, write_shard
@@ -72,6 +73,9 @@ class _Origin:
             return self._distinct.origin(record)  # type: ignore[attr-defined]
         return str(self.records[record].get("_origin", ""))
 
+    def record(self, record: int) -> Record:
+        return self._distinct[record]
+
     def reject(self, record: int, reason: str, suggestion: str = "") -> Reject:
         return reject_at(self.of(record), reason, suggestion)
 
@@ -99,9 +103,9 @@ class TokenDataset:
 
     def __init__(
         self, file: TokenFolder, origin: _Origin, *, key: str, max_length: int | None = None, overlong: Overlong = "ask",
-        from_cache: bool = False, notes: Sequence[str] = (),
+        from_cache: bool = False, notes: Sequence[str] = (), processor: MediaProcessor | None = None,
     ) -> None:  # fmt: skip
-        self._file, self._origin = file, origin
+        self._file, self._origin, self.processor = file, origin, processor
         self.key = f"{key}:{max_length}:{overlong}"
         self.from_cache = from_cache
         self.rejects: Rejects = encoding_rejects(file, origin)
@@ -140,6 +144,13 @@ class TokenDataset:
         """Numbers that belong to the row as a whole."""
         shard, row = self._place(index)
         return shard.values(row)
+
+    def media(self, index: int) -> RowMedia | None:
+        """Where the row's media are; None for text models."""
+        if self.processor is None:
+            return None
+        record = partial(self._origin.record, self._record(index if self._rows is None else int(self._rows[index])))
+        return RowMedia(self.processor, record, partial(self.origin, index))
 
     def origin(self, index: int) -> str:
         """ "file:line" of a row."""
@@ -235,11 +246,12 @@ class TokenDataset:
         return lengths
 
     def _pieces(self, over: np.ndarray, max_length: int, overlong: Overlong) -> dict[str, np.ndarray]:
-        """Pieces of over-long rows in which something is trained on. Rows of several documents have none."""
+        """Pieces of over-long rows in which something is trained on. Rows of several documents, or with media, have none."""
         pieces: list[tuple[int, int, int, int]] = []
+        media = sorted(self.processor.placeholder_ids) if self.processor else []
         for index in map(int, over):
             shard, row = self._place(index)
-            if len(shard.segments(row)):
+            if len(shard.segments(row)) or (media and np.isin(shard.ids(row), media).any()):
                 continue
             length, weights = int(self.lengths[index]), shard.weights(row)
             for begin, end in spans(length, max_length, overlong):
@@ -341,7 +353,10 @@ def tokenize(
                 ) from error
     encoder.counters += Counter(file.info["counters"])
     check_rejects(encoding_rejects(file, origin), len(file), max_bad_fraction)
-    return TokenDataset(file, origin, key=key, max_length=max_length, overlong=overlong, from_cache=from_cache, notes=notes)
+    return TokenDataset(
+        file, origin, key=key, max_length=max_length, overlong=overlong, from_cache=from_cache, notes=notes,
+        processor=getattr(encoder, "media", None),
+    )  # fmt: skip
 
 
 def _shard_bounds(rows: Sequence[Record]) -> Iterator[tuple[int, int]]:

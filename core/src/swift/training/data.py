@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from swift.api import Objective, Strategy
+from swift.api import MediaProcessor, Objective, Strategy
 from swift.config.sections import ACCELERATOR_PACK, HOST_PACK
 from swift.data.batches import Layout, StepLoader, Units, choose_layout, choose_units
 from swift.data.encode import ChatEncoder
@@ -29,13 +29,14 @@ from swift.training.progress import Notes
 
 
 def load_data(
-    plan: Plan, run_dir: RunDir, tokenizer: Any, objective: Objective, notes: Notes, *, write: bool
-) -> tuple[TokenDataset | None, TokenDataset | None]:
+    plan: Plan, run_dir: RunDir, tokenizer: Any, objective: Objective, notes: Notes, *, write: bool,
+    media: MediaProcessor | None = None,
+) -> tuple[TokenDataset | None, TokenDataset | None]:  # fmt: skip
     """(training rows, or None where they are streamed; held-out rows, or None), tokenized. Rejected rows go to the run's
     rejects.jsonl."""
     data = plan.config["data"]
     registry = PlannedRegistry(plan)
-    encoder = chat_encoder(plan, tokenizer)
+    encoder = chat_encoder(plan, tokenizer, media)
     names = given_names(data)
 
     def read(refs: list[str], **mixture: Any) -> RecordSet:
@@ -86,10 +87,13 @@ def left_out(rows: int, file: Path) -> str:
     return f"{'1 row was' if rows == 1 else f'{rows} rows were'} left out; each with its reason in {file}"
 
 
-def stream_data(plan: Plan, run_dir: RunDir, tokenizer: Any, objective: Objective, notes: Notes, *, write: bool) -> TokenStream:
+def stream_data(
+    plan: Plan, run_dir: RunDir, tokenizer: Any, objective: Objective, notes: Notes, *, write: bool,
+    media: MediaProcessor | None = None,
+) -> TokenStream:  # fmt: skip
     """The training rows, read while training; the first of them now."""
     data, registry = plan.config["data"], PlannedRegistry(plan)
-    encoder = chat_encoder(plan, tokenizer)
+    encoder = chat_encoder(plan, tokenizer, media)
     try:
         stream, lines = open_stream(
             [resolve(ref, registry=registry) for ref in data["dataset"]], objective.encode, encoder, columns=data["columns"],
@@ -109,11 +113,11 @@ def stream_data(plan: Plan, run_dir: RunDir, tokenizer: Any, objective: Objectiv
     return stream
 
 
-def chat_encoder(plan: Plan, tokenizer: Any) -> ChatEncoder:
+def chat_encoder(plan: Plan, tokenizer: Any, media: MediaProcessor | None = None) -> ChatEncoder:
     template = plan.config["template"]
     encoder = ChatEncoder(
         tokenizer, template=template["name"], system=template["system"], options=template["options"],
-        registry=PlannedRegistry(plan), history=template.get("history", "all"),
+        registry=PlannedRegistry(plan), history=template.get("history", "all"), media=media,
     )  # fmt: skip
     if encoder.chat_template is not None:
         tokenizer.chat_template = encoder.chat_template  # saved with the result: serving uses what training used

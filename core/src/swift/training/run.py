@@ -31,6 +31,7 @@ from swift.training.data import Batches, left_out, load_data, pad_token_id, stre
 from swift.training.live import LiveModel
 from swift.training.loop import Loop, LoopConfig, LossModule, StopRequest, evaluate
 from swift.training.memory import held
+from swift.training.parts import close_parts, frozen_parts, load_media
 from swift.training.progress import Display, Notes
 from swift.training.reference import make_reference
 from swift.training.report import write_report
@@ -99,10 +100,11 @@ def _run(
         tokenizer = live.tokenizer
     else:
         tokenizer = models.load_tokenizer(folder, trust_remote_code=config["model"]["trust_remote_code"])
+    media = None if live is not None else load_media(plan, models, tokenizer)
     objective: Objective = instantiate(plan.components["objective"])
     with strategy.main_first():  # rank 0 fills the token cache, the others map it
-        data, held_out = load_data(plan, run_dir, tokenizer, objective, notes, write=main)
-    stream = stream_data(plan, run_dir, tokenizer, objective, notes, write=main) if data is None else None
+        data, held_out = load_data(plan, run_dir, tokenizer, objective, notes, write=main, media=media)
+    stream = stream_data(plan, run_dir, tokenizer, objective, notes, write=main, media=media) if data is None else None
 
     request = LoadRequest(
         folder=folder, device=device, dtype=config["model"]["dtype"], attention=config["model"]["attention"],
@@ -113,7 +115,9 @@ def _run(
     for line in loaded.notes:
         notes(line)
     tuner: Tuner = instantiate(plan.components["tuner"])
+    tuner.frozen = frozen_parts(loaded.parts, config["tuner"])
     model = tuner.apply(loaded.model, seed=train["seed"]).to(torch_device)
+    close_parts(model, tuner.frozen)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     notes(f"training {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %) with {tuner.name}")
@@ -202,7 +206,7 @@ def _run(
     def on_save(at: TrainState) -> None:
         path = save_checkpoint(
             run_dir, at, plan=plan, strategy=strategy, device=device, tuner=tuner, module=module,
-            optimizer=None if config["checkpoint"]["save_only_model"] else optimizer, tokenizer=tokenizer,
+            optimizer=None if config["checkpoint"]["save_only_model"] else optimizer, tokenizer=media or tokenizer,
             keep=config["checkpoint"]["save_total_limit"],
         )  # fmt: skip
         if main:
@@ -254,7 +258,7 @@ def _run(
         with strategy.unwrapped(module) as whole:
             if whole is not None:
                 whole.model.to(getattr(torch, plan.facts["model.upcast_from"]))
-    save_final(run_dir, plan=plan, strategy=strategy, tuner=tuner, module=module, tokenizer=tokenizer)
+    save_final(run_dir, plan=plan, strategy=strategy, tuner=tuner, module=module, tokenizer=media or tokenizer)
     metrics |= {
         "step": state.step,
         "epoch": loader.epoch(state.step),

@@ -20,7 +20,7 @@ from torch import nn
 from swift.api import AdapterLibrary, CheckpointError, ConfigError, ModelError, Tuner, Unsupported
 from swift_tuner_peft.library import PeftLibrary
 from swift_tuner_peft.loading import FAULTS, WEIGHTS, load_adapter
-from swift_tuner_peft.names import ALL_LINEAR, check_names, few, linear_names, target_modules
+from swift_tuner_peft.names import ALL_LINEAR, check_names, exclude, few, linear_names, target_modules
 
 RESUME = "training_state.safetensors"
 """Trained tensors by parameter name, only where PEFT's file does not hold every one of them as it is."""
@@ -77,6 +77,8 @@ class Adapter(Tuner):
                 fix=f"correct {self.name}.options",
             )
         values.update(self.settings.options)
+        if self.frozen and "exclude_modules" in known:
+            values["exclude_modules"] = exclude(values.get("exclude_modules"), self.frozen)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

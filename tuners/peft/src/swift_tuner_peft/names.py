@@ -38,6 +38,12 @@ def target_modules(model: nn.Module, wanted: list[str], path: str) -> list[str] 
     return list(wanted)
 
 
+def exclude(names: list[str] | str | None, frozen: str) -> str:
+    """Regular expression of what PEFT leaves alone: modules of these names (or this expression), and frozen parts."""
+    own = names if isinstance(names, str) else rf"(?:.*\.)?(?:{'|'.join(map(re.escape, names))})" if names else ""
+    return "|".join(part for part in (own, frozen) if part)
+
+
 def check_names(model: nn.Module, wanted: list[str], path: str) -> None:
     names = [name for name, _ in model.named_modules()]
     for entry in wanted:

@@ -216,8 +216,7 @@ LATER: tuple[Group, ...] = (
     ("switching off the recognition of columns; `--columns` maps them by hand", (), "disable_auto_column_mapping"),
     ("registration of datasets, models and code by file (comes with `--plugin-file`); an installed plugin does it now", (),
      "custom_register_path external_plugins"),
-    ("images, video and audio (come with multimodal models)", (), "freeze_vit=true freeze_aligner=true vit_lr aligner_lr "
-     "modality=text"),
+    ("images, video and audio (come with multimodal models)", (), "vit_lr aligner_lr modality=text"),
     ("agent templates (come with tool use)", (), "agent_template"),
     ("loss weights by the part of a text; a message's own `loss` is read", ("pt",), "loss_scale=default|all"),
     ("sequence parallelism (comes with the sequence strategy)", (), "sequence_parallel_size=1 sequence_parallel sp_size=1"),
@@ -295,7 +294,7 @@ DETAILS: tuple[Group, ...] = (
     ("quantized export", EXPORT, "dataset calib_data quant_n_samples quant_batch_size group_size"),
     ("cached datasets", EXPORT, "template_mode"),
     ("interleaving", (), "stopping_strategy"),
-    ("images, video and audio", (), "max_pixels norm_bbox freeze_llm vit_gradient_checkpointing"),
+    ("images, video and audio", (), "norm_bbox vit_gradient_checkpointing"),
     ("ZeRO", (), "zero_hpz_partition_size"),
     ("FSDP", (), "fsdp_config fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap"),
     ("Ray", (), "ray_exp_name device_groups ray_scope"),

@@ -10,6 +10,8 @@ FIELDS = {
     "MASTER_ADDR": "parallel.master_addr",
     "MASTER_PORT": "parallel.master_port",
     "USE_HF": "model.hub",
+    "MAX_PIXELS": "template.max_pixels",
+    "MIN_PIXELS": "template.min_pixels",
 }
 """Variable -> field that it stands for."""
 
@@ -34,7 +36,7 @@ _MEGATRON = "comes with the megatron strategy"
 ANSWERED = {
     **dict.fromkeys(
         (
-            "MAX_PIXELS", "MIN_PIXELS", "IMAGE_FACTOR", "IMAGE_MAX_TOKEN_NUM", "IMAGE_MIN_TOKEN_NUM", "VIDEO_MAX_PIXELS",
+            "IMAGE_FACTOR", "IMAGE_MAX_TOKEN_NUM", "IMAGE_MIN_TOKEN_NUM", "VIDEO_MAX_PIXELS",
             "VIDEO_MIN_PIXELS", "VIDEO_TOTAL_PIXELS", "VIDEO_MAX_TOKEN_NUM", "VIDEO_MIN_TOKEN_NUM", "VIDEO_SEGMENTS", "NFRAMES",
             "FPS", "FPS_MAX_FRAMES", "FPS_MIN_FRAMES", "FRAME_FACTOR", "MAX_NUM", "INPUT_SIZE", "SAMPLING_RATE",
             "USE_AUDIO_IN_VIDEO", "ENABLE_AUDIO_OUTPUT", "MAX_SLICE_NUMS", "VIDEO_MAX_SLICE_NUMS", "MAX_NUM_FRAMES", "HD_NUM",

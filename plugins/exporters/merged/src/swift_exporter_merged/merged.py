@@ -83,7 +83,7 @@ def write(loaded: LoadedModel, folder: Path, max_shard_size: str) -> None:
         config.do_sample = True  # published configs name a temperature and forget this; transformers refuses to save them
     try:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
-        tokenizer.save_pretrained(folder)
+        (loaded.processor or tokenizer).save_pretrained(folder)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot write {folder.parent}: {error}", fix="free disk space or permissions there, or choose another -o"

@@ -22,20 +22,25 @@ TOLERANCE = 1e-4
 """Allowed difference of logits (which are of order 1), in float32."""
 
 
-def keeps_documents_apart(model: nn.Module, attention: str) -> bool:
+def keeps_documents_apart(model: nn.Module, attention: str, *, axes: int = 0) -> bool:
     """Whether documents in a row stay apart by their position ids alone (`use_cache=False`, no mask).
+
+    Of multimodal models the text decoder is asked: what else they have works on single media. `axes`: its further axes of
+    positions.
 
     FlashAttention is judged by the class's answer under sdpa or eager: the attention itself keeps documents apart by their
     lengths, so what remains to be shown is that no other layer mixes them. Any failure to find out is a no.
     """
+    if hasattr(model, "config") and model.config.get_text_config() is not model.config:
+        model = model.get_decoder()
     model_class = type(model)
     if attention.startswith("flash_attention"):
         attention = "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
     try:
         small = shrink(model.config)
-        key = (model_class, attention, json.dumps(small.to_dict(), sort_keys=True, default=str))
+        key = (model_class, attention, axes, json.dumps(small.to_dict(), sort_keys=True, default=str))
         if key not in _answers:
-            _answers[key] = _try_out(model, small, attention)
+            _answers[key] = _try_out(model, small, attention, axes)
         return _answers[key]
     except Exception:  # remote code and exotic configs fail in any way; padded batches are always right
         return False
@@ -78,7 +83,7 @@ def layer_kinds(model: nn.Module) -> set[type[nn.Module]]:
 
 
 @torch.no_grad()
-def _try_out(whole: nn.Module, config: Any, attention: str) -> bool:
+def _try_out(whole: nn.Module, config: Any, attention: str, axes: int) -> bool:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
         model = type(whole)._from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
@@ -86,18 +91,22 @@ def _try_out(whole: nn.Module, config: Any, attention: str) -> bool:
             return False  # the small model lacks a kind of layer, so it proves nothing
         ids = torch.randint(1, config.vocab_size, (len(DOCUMENTS), sum(DOCUMENTS[0])))
     positions = torch.tensor([[p for length in row for p in range(length)] for row in DOCUMENTS])
-    packed = _logits(model, ids, positions)
-    alone = torch.cat([_each_alone(model, row, lengths) for row, lengths in zip(ids, DOCUMENTS, strict=True)])
-    mixed = _logits(model, ids, torch.arange(ids.shape[1]).expand_as(ids))
+    packed = _answer(model, ids, positions, axes)
+    alone = torch.cat([_each_alone(model, row, lengths, axes) for row, lengths in zip(ids, DOCUMENTS, strict=True)])
+    mixed = _answer(model, ids, torch.arange(ids.shape[1]).expand_as(ids), axes)
     scale = alone.abs().max()
     seen = (mixed - alone).abs().max() > 100 * TOLERANCE * scale  # the trial can tell mixed documents from separate ones
     return bool(seen and torch.allclose(packed, alone, rtol=0, atol=float(TOLERANCE * scale)))
 
 
-def _each_alone(model: nn.Module, row: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
-    parts = [_logits(model, part[None], torch.arange(len(part))[None]) for part in row.split(list(lengths))]
+def _each_alone(model: nn.Module, row: torch.Tensor, lengths: tuple[int, ...], axes: int) -> torch.Tensor:
+    parts = [_answer(model, part[None], torch.arange(len(part))[None], axes) for part in row.split(list(lengths))]
     return torch.cat(parts, dim=1)
 
 
-def _logits(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=ids, position_ids=positions, use_cache=False).logits.float()
+def _answer(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor, axes: int) -> torch.Tensor:
+    """Logits; of a decoder without a head its last states."""
+    if axes:
+        positions = positions.expand(1 + axes, *positions.shape)
+    out = model(input_ids=ids, position_ids=positions, use_cache=False)
+    return (out.logits if hasattr(out, "logits") else out.last_hidden_state).float()

@@ -11,22 +11,30 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from swift.api import Device, LoadedModel, LoadRequest, ModelError, ModelLoader
+from swift.api import Device, LoadedModel, LoadRequest, MediaProcessor, ModelError, ModelLoader
 from swift_model_transformers.choices import choose_attention, choose_dtype
 from swift_model_transformers.folder import check_weights, read_config, read_json, require_tokenizer, stored_dtype
 from swift_model_transformers.isolation import keeps_documents_apart
+from swift_model_transformers.media import FAMILIES, MEDIA_CONFIGS, load_processor
+from swift_model_transformers.media import SUPPORTED as SUPPORTED_MEDIA
 
 CAUSAL_LM_CLASSES = {
     name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in ((names,) if isinstance(names, str) else names)
 }
 SUPPORTED = "decoder-only text models (LlamaForCausalLM, Qwen3ForCausalLM, MistralForCausalLM, ...)"
-MEDIA_CONFIGS = ("vision_config", "audio_config", "visual", "vision_tower", "speech_config")
 
 
 def slow_dtypes(device: Device, weights: Sequence[Path]) -> set[str]:
@@ -69,13 +77,27 @@ class TransformersLoader(ModelLoader):
         notes += check_vocabulary(tokenizer, model, folder)
         if tokenizer.pad_token is None:
             notes.append(f"tokenizer: no pad token; padding is {tokenizer.eos_token!r} and never trained on")
+        family = FAMILIES[model.config.model_type] if is_media_model(raw) else None
         return LoadedModel(
             model=model.to(device),
             tokenizer=tokenizer,
             attention=attention,
-            keeps_documents_apart=keeps_documents_apart(model, attention),
+            keeps_documents_apart=keeps_documents_apart(model, attention, axes=family.axes if family else 0),
             notes=notes,
+            parts=family.parts if family else {},
+            processor=self.load_processor(folder, tokenizer, trust_remote_code=request.trust_remote_code),
         )
+
+    def load_processor(
+        self, folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False,
+        min_pixels: int | None = None, max_pixels: int | None = None,
+    ) -> MediaProcessor | None:  # fmt: skip
+        if not is_media_model(read_config(folder)):
+            return None
+        with quiet(), translated(folder, what="the processor of "):
+            return load_processor(
+                folder, tokenizer, trust_remote_code=trust_remote_code, min_pixels=min_pixels, max_pixels=max_pixels
+            )
 
     def adopt(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, request: LoadRequest) -> LoadedModel:
         if not hasattr(model, "get_input_embeddings") or not hasattr(model, "config"):
@@ -145,9 +167,12 @@ def check_architecture(raw: dict[str, Any], folder: Path, *, trust_remote_code: 
         raise ModelError(
             f"{label} in {folder} is an encoder-decoder; supported are {SUPPORTED}", fix="choose a decoder-only model"
         )
+    if is_media_model(raw):
+        return
     if any(raw.get(name) for name in MEDIA_CONFIGS):
         raise ModelError(
-            f"{label} in {folder} also takes images or sound; supported are {SUPPORTED}", fix="choose a text-only model"
+            f"{label} in {folder} also takes images or sound; of such models supported are {SUPPORTED_MEDIA}; else {SUPPORTED}",
+            fix="choose one of these, or a text-only model",
         )
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (architecture and architecture not in CAUSAL_LM_CLASSES):
         own_code = trust_remote_code and "AutoModelForCausalLM" in (raw.get("auto_map") or {})
@@ -157,12 +182,21 @@ def check_architecture(raw: dict[str, Any], folder: Path, *, trust_remote_code: 
             )
 
 
+def is_media_model(raw: dict[str, Any]) -> bool:
+    return raw.get("model_type") in FAMILIES and any(raw.get(name) for name in MEDIA_CONFIGS)
+
+
+def auto_class(config: Any) -> Any:
+    """transformers' class that makes the model of a config."""
+    return AutoModelForImageTextToText if config.model_type in FAMILIES else AutoModelForCausalLM
+
+
 def class_of(config: Any, folder: Path, *, trust_remote_code: bool) -> type[torch.nn.Module]:
     """The model class that transformers will take for a config."""
     reference = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
     if reference and trust_remote_code:
         return get_class_from_dynamic_module(reference, str(folder), local_files_only=True)
-    return AutoModelForCausalLM._model_mapping[type(config)]
+    return auto_class(config)._model_mapping[type(config)]
 
 
 def _auto_map(folder: Path) -> dict[str, Any]:
@@ -179,7 +213,7 @@ def pretrained_model(config: Any, folder: Path, **options: Any) -> tuple[Any, li
     """(model on the CPU, names of tensors in the files that it has no place for). Raises `ModelError` where any is missing."""
     with quiet(), translated(folder):
         # Wrong shapes come back in the report instead of a traceback, and are refused below.
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto_class(config).from_pretrained(
             folder, config=config, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     missing = sorted(report["missing_keys"])
@@ -200,7 +234,7 @@ def random_model(config: Any, folder: Path, *, seed: int, **options: Any) -> Any
     """Weights drawn on the CPU, so that they are the same whatever the device; the caller's generators stay as they were."""
     with quiet(), translated(folder), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, **options)
+        model = auto_class(config).from_config(config, **options)
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model

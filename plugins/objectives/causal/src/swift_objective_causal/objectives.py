@@ -39,6 +39,8 @@ class Pretrain(_Causal):
     """Cross entropy on every token."""
 
     def encode(self, record: Record, encoder: Encoder) -> Example:
+        if media := [name for name in ("images", "videos", "audios") if record.get(name)]:
+            raise DataError(f"the row has {' and '.join(media)}; pre-training is on text", fix="swift sft, on conversations")
         text = record.get("text") or self.settings.separator.join(
             content for message in record.get("messages") or () if (content := _plain(message.get("content")))
         )

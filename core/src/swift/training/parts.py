@@ -1,0 +1,55 @@
+"""Multimodal models: their processor, and which of their parts stay as they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from swift.api import MediaProcessor, ModelLoader
+from swift.errors import ConfigError
+from swift.plan.plan import Plan
+
+
+def load_media(plan: Plan, models: ModelLoader, tokenizer: Any) -> MediaProcessor | None:
+    """The processor of the plan's model; None for text models. Raises `ModelError`."""
+    template = plan.config["template"]
+    return models.load_processor(
+        Path(plan.model_folder), tokenizer, trust_remote_code=plan.config["model"]["trust_remote_code"],
+        min_pixels=template.get("min_pixels"), max_pixels=template.get("max_pixels"),  # plans of older runs know none
+    )  # fmt: skip
+
+
+def frozen_parts(parts: Mapping[str, tuple[str, ...]], section: Mapping[str, Any]) -> str:
+    """Regular expression of whole dotted paths; "" where nothing is frozen.
+
+    Args:
+        parts: `LoadedModel.parts`.
+        section: The config's `tuner`, with `freeze_vit` and the like.
+    """
+    frozen = [path for part, paths in parts.items() if section.get(f"freeze_{part}", part != "llm") for path in paths]
+    opened = [path for paths in parts.values() for path in paths if path not in frozen]
+    if parts and not opened:
+        raise ConfigError(
+            "every part of the model is frozen", fix="--freeze_vit false, --freeze_aligner false or --freeze_llm false"
+        )
+    return "|".join(_below(path, [inner for inner in opened if inner.startswith(f"{path}.")]) for path in frozen)
+
+
+def _below(path: str, without: list[str]) -> str:
+    """Expression of a module and all that is in it, but for some modules in it."""
+    inner = "|".join(re.escape(name[len(path) :]) for name in without)
+    return re.escape(path) + (rf"(?!(?:{inner})(?:\.|$))" if inner else "") + r"(?:\..*)?"
+
+
+def close_parts(model: nn.Module, frozen: str) -> None:
+    """Take what a tuner opened in frozen parts out of the training."""
+    if not frozen:
+        return
+    expression = re.compile(rf"(?:.*\.)?(?:{frozen})")  # adapters put their own names in front
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and expression.fullmatch(name):
+            parameter.requires_grad_(False)
