@@ -112,6 +112,15 @@ class MediaProcessor(ABC):
     def medium(self, kind: str, item: Any) -> Medium:
         """An opened medium (images: upright PIL images) as tensors on the CPU."""
 
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> tuple[list[int], dict[str, torch.Tensor]]:
+        """A conversation to be answered, through the chat template: (ids, tensors that `generate` is called with besides).
+
+        Args:
+            messages: Contents are text, or lists of {"type": "text", "text": ...} and {"type": "image", "path": ...}.
+            options: Of the chat template, and `add_generation_prompt`, `continue_final_message`, `tools`.
+        """
+        raise Unsupported(f"{type(self).__name__} answers nothing")
+
     def positions(self, input_ids: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """[axes, S] int64 of a document of its own.
 
@@ -141,11 +150,13 @@ class ModelLoader(ABC):
 
     def load_processor(
         self, folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False,
-        min_pixels: int | None = None, max_pixels: int | None = None,
+        files: Path | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
     ) -> MediaProcessor | None:  # fmt: skip
         """For models that take media, with that tokenizer (which may get the processor's chat template); None for text models.
 
         Args:
+            folder: The model's.
+            files: Folder of the processor's files, where it is another one.
             min_pixels, max_pixels: Smaller and larger images are scaled to these; None is the model's own.
         """
         return None
@@ -589,7 +600,11 @@ class Generation:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """`messages` (through the chat template) or `prompt` (as it is), never both."""
+    """`messages` (through the chat template) or `prompt` (as it is), never both.
+
+    The content of a message is text, or for models that take images a list of {"type": "text", "text": ...} and
+    {"type": "image", "path": ...}.
+    """
 
     messages: tuple[Mapping[str, Any], ...] = ()
     prompt: str | None = None

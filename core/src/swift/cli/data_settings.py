@@ -245,9 +245,13 @@ def open_encoding(settings: Settings, *, objective: str = "") -> Encoding:
     loader = instantiate(component_of(loader_entry(settings.registry, source, architecture_of(source)), {}))
     tokenizer = loader.load_tokenizer(source.folder, trust_remote_code=model.trust_remote_code)
     template: Any = settings.resolved.sections["template"]
+    media = loader.load_processor(
+        source.folder, tokenizer, trust_remote_code=model.trust_remote_code, min_pixels=template.min_pixels,
+        max_pixels=template.max_pixels,
+    )  # fmt: skip
     encoder = load_object("swift.data.encode:ChatEncoder")(
         tokenizer, template=template_name(settings, source), system=template.system, options=template.options,
-        registry=settings.registry, history=template.history,
+        registry=settings.registry, history=template.history, media=media,
     )  # fmt: skip
     name = objective or settings.objective
     encode: Callable[[Record, Encoder], Example] = encode_plainly

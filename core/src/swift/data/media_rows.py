@@ -60,6 +60,24 @@ def _parts(content: str) -> list[dict[str, str]]:
     return parts
 
 
+def with_files(record: Record) -> list[dict[str, Any]]:
+    """The record's messages with parts {"type": "image", "path": ...} in the place of tags, as engines take them."""
+    files = {kind: iter(record.get(kind) or ()) for kind in MEDIA}
+    changed = []
+    for message in record["messages"]:
+        content = message.get("content")
+        if isinstance(content, str) and any(MEDIA[kind] in content for kind in MEDIA if record.get(kind)):
+            for kind in MEDIA:
+                if record.get(kind):
+                    content = content.replace(MEDIA[kind], _MARK.format(kind))
+            kinds = _MARKS.findall(content)
+            paths = iter([next(files[kind]) for kind in kinds])
+            content = [p if p["type"] == "text" else {**p, "path": next(paths)} for p in _parts(content)]
+            message = {**message, "content": content}
+        changed.append(dict(message))
+    return changed
+
+
 def as_strings(messages: Sequence[Mapping[str, Any]], processor: MediaProcessor) -> list[dict[str, Any]]:
     """Contents as text, the model's placeholders in it: for templates that know no parts."""
     return [

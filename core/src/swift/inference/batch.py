@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from swift.api import Generation, GenerationRequest, GenerationResult, Record
+from swift.data.media_rows import with_files
 from swift.data.records import load_records
 from swift.errors import ConfigError, DataError
 from swift.inference.open import OpenModel, generation_of, open_model
@@ -100,7 +101,7 @@ def row_of(index: int, record: Record) -> Row:
     origin = str(record.get("_origin", ""))
     if record.get("messages") is None:
         return Row(index, (), text=str(record.get("text", "")), origin=origin)
-    messages = [{k: v for k, v in m.items() if k not in NOT_FOR_THE_MODEL} for m in record["messages"]]
+    messages = [{k: v for k, v in m.items() if k not in NOT_FOR_THE_MODEL} for m in with_files(record)]
     reference = None
     if messages and messages[-1]["role"] == "assistant":
         reference = messages.pop().get("content")
@@ -269,6 +270,8 @@ def as_text(line: Mapping[str, Any], total: int) -> str:
     if total == 1:
         return line["response"]
     asked = line["prompt"] if "prompt" in line else line["messages"][-1]["content"]
+    if not isinstance(asked, str):  # parts of text and media
+        asked = "".join(part.get("text", f"<{part['type']} {part.get('path', '')}>") for part in asked)
     return f"> {asked}\n{line['response']}\n"
 
 

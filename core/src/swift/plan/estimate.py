@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from swift.plan.shapes import Shapes, Weight, target_weights
+from swift.plan.shapes import COMPONENTS, Shapes, Weight, target_weights
 
 ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1, "uint8": 1}
 OVERHEAD = 640 * 2**20
@@ -234,18 +234,23 @@ def logits(setup: Setup) -> int:
     return whole if whole <= 2 * setup.logits_memory else setup.logits_memory
 
 
-def adapter_size(shapes: Shapes, settings: Mapping[str, Any]) -> AdapterSize | None:
+def adapter_size(shapes: Shapes, settings: Mapping[str, Any], frozen: Collection[str] = ()) -> AdapterSize | None:
     """Size of low-rank adapters, from the settings that such tuners share. None: unknown.
 
     Args:
         settings: `rank`; and, where there are any, `target_modules`, `exclude_modules`, `layers_to_transform`, `use_dora`,
             `dropout`, `adapter_dtype` and `modules_to_save`.
+        frozen: Components of `shapes` that are left alone.
     """
     rank = settings.get("rank")
     if not isinstance(rank, int) or isinstance(rank, bool):
         return None
     targets = target_weights(
-        shapes, settings.get("target_modules"), settings.get("exclude_modules") or (), settings.get("layers_to_transform") or ()
+        shapes,
+        settings.get("target_modules"),
+        settings.get("exclude_modules") or (),
+        settings.get("layers_to_transform") or (),
+        frozen=frozen,
     )
     saved = tuple(settings.get("modules_to_save") or ())
     return AdapterSize(
@@ -258,18 +263,25 @@ def adapter_size(shapes: Shapes, settings: Mapping[str, Any]) -> AdapterSize | N
     )
 
 
-def trained_size(shapes: Shapes, settings: Mapping[str, Any]) -> int:
+def trained_size(shapes: Shapes, settings: Mapping[str, Any], frozen: Collection[str] = ()) -> int:
     """Parameters that are left to train by `freeze_ratio`, `freeze` and `trainable`, where a tuner has such settings."""
     frozen_blocks = round(shapes.dims["layers"] * float(settings.get("freeze_ratio") or 0.0))
     freeze = [re.compile(text) for text in settings.get("freeze") or ()]
     keep = [re.compile(text) for text in settings.get("trainable") or () if isinstance(text, str)]
     trained = 0
-    for weight in shapes.weights:
+    for weight in (w for w in shapes.weights if w.component not in frozen):
         block = re.search(r"\.(\d+)\.", weight.name)
         below = frozen_blocks and (weight.component == "embeddings" or (block is not None and int(block[1]) < frozen_blocks))
-        frozen = below or any(p.search(weight.name) for p in freeze)
-        trained += weight.size if not frozen or any(p.search(weight.name) for p in keep) else 0
+        closed = below or any(p.search(weight.name) for p in freeze)
+        trained += weight.size if not closed or any(p.search(weight.name) for p in keep) else 0
     return trained
+
+
+def frozen_components(section: Mapping[str, Any]) -> set[str]:
+    """Components of multimodal models that the config's `tuner` leaves alone."""
+    text = set(COMPONENTS) - {"vision", "aligner"}
+    parts = {"freeze_vit": {"vision"}, "freeze_aligner": {"aligner"}, "freeze_llm": text}
+    return set().union(*(names for flag, names in parts.items() if section.get(flag)))
 
 
 ZERO_STAGES = {1: ("optimizer",), 2: ("optimizer", "gradients"), 3: ("optimizer", "gradients", "weights")}

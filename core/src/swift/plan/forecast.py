@@ -56,13 +56,14 @@ def setup_of(
     quantizer = entries.get("quantizer")
     adapters = tuner is not None and tuner.spec.artifact == "adapter"
     settings = components["tuner"].settings if tuner is not None else {}
+    frozen = est.frozen_components(config["tuner"]) if "vision" in shapes.components else ()
     setup = est.Setup(
         shapes=shapes,
         dtype=dtype,
         compute_dtype=compute,
         adapters=adapters,
-        adapter=est.adapter_size(shapes, settings) if adapters else None,
-        trained=0 if adapters else est.trained_size(shapes, settings),
+        adapter=est.adapter_size(shapes, settings, frozen) if adapters else None,
+        trained=0 if adapters else est.trained_size(shapes, settings, frozen),
         state_bytes_per_parameter=optimizer.spec.state_bytes_per_parameter if optimizer is not None else 8.0,
         tokens=row * train["batch_size"],
         batch_size=train["batch_size"],

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from swift.errors import ModelError
 
-COMPONENTS = ("embeddings", "attention", "mlp", "experts", "norms", "lm_head")
+COMPONENTS = ("vision", "aligner", "embeddings", "attention", "mlp", "experts", "norms", "lm_head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,6 +468,8 @@ def _experts(family: Family, block: str, values: Mapping[str, Any], dims: Mappin
 
 
 _COMPONENT_OF_NAME = (
+    ("aligner", re.compile(r"(^|\.)(multi_modal_projector|visual\.merger)\.")),
+    ("vision", re.compile(r"(^|\.)(visual|vision_tower|vision_model)\.")),
     ("lm_head", re.compile(r"(^|\.)(lm_head|embed_out|output)\.(weight|bias)$")),
     ("norms", re.compile(r"norm|\bln_|\.ln\d?\b", re.I)),
     ("embeddings", re.compile(r"embed|\bwte\b|\bwpe\b", re.I)),
@@ -481,7 +483,7 @@ def from_tensors(shapes: Shapes, tensors: Mapping[str, tuple[int, ...]]) -> Shap
     weights = []
     for name, shape in tensors.items():
         component = next((c for c, pattern in _COMPONENT_OF_NAME if pattern.search(name)), "mlp")
-        linear = len(shape) == 2 and name.endswith(".weight") and component in ("attention", "mlp", "experts", "lm_head")
+        linear = len(shape) == 2 and name.endswith(".weight") and component not in ("embeddings", "norms")
         weights.append(Weight(name, tuple(shape), component, linear))
     return Shapes(shapes.model_type, shapes.architecture, tuple(weights), shapes.dims, shapes.tied)
 
@@ -490,16 +492,18 @@ _REGEX_CHARACTERS = re.compile(r"[*+?^$|()\[\]{}\\]")
 
 
 def target_weights(
-    shapes: Shapes, targets: str | Sequence[str] | None, exclude: Sequence[str] = (), layers: Sequence[int] = ()
-) -> list[Weight]:
+    shapes: Shapes, targets: str | Sequence[str] | None, exclude: Sequence[str] = (), layers: Sequence[int] = (), *,
+    frozen: Collection[str] = (),
+) -> list[Weight]:  # fmt: skip
     """Linear weights that adapters sit on, by PEFT's rule: names match the end of module paths, one entry with regex characters
     the whole path, and `all-linear` (or nothing) takes every linear layer but the output.
 
     Args:
         exclude: Names that are left alone.
         layers: Numbers of the blocks; empty: all.
+        frozen: Components that are left alone.
     """
-    linear = [w for w in shapes.weights if w.linear]
+    linear = [w for w in shapes.weights if w.linear and w.component not in frozen]
     words = [targets] if isinstance(targets, str) else list(targets or ())
     if not words or set(words) & {"all-linear", "all", "auto"}:
         chosen = [w for w in linear if w.component != "lm_head"]

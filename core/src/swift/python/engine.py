@@ -14,6 +14,9 @@ from typing import Any
 from swift.api.contracts import Generation, GenerationResult
 from swift.cli.infer import settings_by_owner
 from swift.config.loader import load
+from swift.data.formats.media_items import fit_tags, media_list
+from swift.data.media import resolve_media
+from swift.data.media_rows import with_files
 from swift.errors import ConfigError, Unsupported
 from swift.facade import adapters_here, take_live
 from swift.plugins.loading import load_object
@@ -171,10 +174,15 @@ class TransformersEngine:
 
     def _request(self, request: Any, generation: Generation, adapter: str) -> Any:
         request = InferRequest(**request) if isinstance(request, Mapping) else request
-        media = [name for name in ("images", "audios", "videos") if getattr(request, name, None)]
+        media = [name for name in ("audios", "videos") if getattr(request, name, None)]
         if media:
-            raise Unsupported(f"{' and '.join(media)} in a request: answering is text only yet", fix="leave them out")
-        return self._open.request(tuple(request.messages), generation, adapter=adapter, tools=tuple(request.tools or ()))
+            raise Unsupported(f"{' and '.join(media)} in a request: answering takes text and images yet", fix="leave them out")
+        messages = [dict(message) for message in request.messages]
+        if getattr(request, "images", None):
+            record = {"messages": messages, "images": media_list(list(request.images), "images")}
+            fit_tags(record, [messages], strict=True)
+            messages = with_files(resolve_media(record, base=Path.cwd()))
+        return self._open.request(tuple(messages), generation, adapter=adapter, tools=tuple(request.tools or ()))
 
     def _response(self, result: GenerationResult) -> Response:
         choice = Choice(0, message=Message(result.text), finish_reason=result.finish_reason)

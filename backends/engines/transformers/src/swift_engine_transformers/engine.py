@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jinja2
 import torch
@@ -35,6 +36,8 @@ class _Prompt:
     ids: list[int]
     generation: Generation
     adapter: str
+    media: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Further inputs of the model. A prompt with any is a batch of its own."""
 
 
 class TransformersEngine(Engine):
@@ -51,6 +54,7 @@ class TransformersEngine(Engine):
         loaded = context.load()
         self.model = loaded.model.eval()
         self.tokenizer = loaded.tokenizer
+        self.processor = loaded.processor
         if context.chat_template is not None:
             self.tokenizer.chat_template = context.chat_template
         self.own_adapter = bool(getattr(self.model, "peft_config", None))
@@ -90,7 +94,8 @@ class TransformersEngine(Engine):
         fitting = [p for p in prompts if not self.context_length or len(p.ids) < self.context_length]
         for batch in batches(fitting, self.settings.max_batch_tokens):
             with self._adapter(batch[0].adapter):
-                results = self._continuous(batch) if self.settings.continuous_batching else self._padded(batch)
+                at_once = self.settings.continuous_batching and not batch[0].media
+                results = self._continuous(batch) if at_once else self._padded(batch)
             yield from zip((p.index for p in batch), results, strict=True)
 
     def stream(self, request: GenerationRequest) -> Generator[str, None, GenerationResult]:
@@ -145,12 +150,13 @@ class TransformersEngine(Engine):
             raise ModelError(
                 f"there is no adapter {request.adapter!r}", fix=f"it has: {', '.join(self.context.adapters) or 'none'}"
             )
+        media: Mapping[str, torch.Tensor] = {}
         if request.prompt is not None:
             ids = list(self.tokenizer(request.prompt)["input_ids"])
             if ids and ids[-1] == self.tokenizer.eos_token_id and not request.prompt.endswith(self.tokenizer.eos_token):
                 ids.pop()  # a tokenizer that closes texts would have the model begin a new one
         else:
-            ids = self._chat_ids(request)
+            ids, media = self._chat_ids(request)
         if not ids:
             raise DataError("the prompt is empty", fix="give at least one token of text")
         generation = request.generation
@@ -158,9 +164,9 @@ class TransformersEngine(Engine):
             generation = replace(
                 generation, max_new_tokens=max(1, min(generation.max_new_tokens, self.context_length - len(ids)))
             )
-        return _Prompt(index, ids, generation, request.adapter)
+        return _Prompt(index, ids, generation, request.adapter, media)
 
-    def _chat_ids(self, request: GenerationRequest) -> list[int]:
+    def _chat_ids(self, request: GenerationRequest) -> tuple[list[int], Mapping[str, torch.Tensor]]:
         if not self.tokenizer.chat_template:
             raise ModelError(
                 f"the tokenizer of {self.context.model_folder} has no chat template",
@@ -168,17 +174,24 @@ class TransformersEngine(Engine):
             )
         messages = [dict(m) for m in request.messages]
         prefill = bool(messages) and messages[-1]["role"] == "assistant"
+        if self.processor is None and any(part.get("type") != "text" for part in _parts(messages)):
+            raise DataError("this model takes text only, and the request has media", fix="leave them out")
         try:
+            if self.processor is not None:
+                return self.processor.chat(
+                    messages, tools=[dict(t) for t in request.tools] or None, add_generation_prompt=not prefill,
+                    continue_final_message=prefill, **request.template_options,
+                )  # fmt: skip
             encoded = self.tokenizer.apply_chat_template(
                 messages, tools=[dict(t) for t in request.tools] or None, add_generation_prompt=not prefill,
                 continue_final_message=prefill, tokenize=True, return_dict=True, **request.template_options,
             )  # fmt: skip
-        except (jinja2.TemplateError, ValueError, TypeError, KeyError) as error:
+        except (jinja2.TemplateError, ValueError, TypeError, KeyError, OSError) as error:
             roles = ", ".join(str(m.get("role")) for m in messages)
             raise DataError(
                 f"the chat template refuses this conversation ({roles}): {error}", fix="check the order of its roles"
             ) from error
-        return list(encoded["input_ids"])
+        return list(encoded["input_ids"]), {}
 
     def _adapter(self, name: str) -> AbstractContextManager[None]:
         """The adapter that answers while the context is open."""
@@ -204,6 +217,7 @@ class TransformersEngine(Engine):
         output_BS = self.model.generate(
             input_ids=ids_BP,
             attention_mask=mask_BP,
+            **{name: value.to(self.device) for name, value in batch[0].media.items()},
             generation_config=self._config(generation),
             logits_processor=LogitsProcessorList(sample),
             stopping_criteria=StoppingCriteriaList([stop]),
@@ -259,13 +273,18 @@ class TransformersEngine(Engine):
         return GenerationResult(text, len(prompt.ids), length, "stop" if ends or stopped else "length")
 
 
+def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    return (part for m in messages if isinstance(m.get("content"), (list, tuple)) for part in m["content"])
+
+
 def batches(prompts: Sequence[_Prompt], max_tokens: int) -> Iterator[list[_Prompt]]:
     """Prompts that decode alike, of similar length, at most `max_tokens` (padding and answers included) at once."""
     groups: dict[object, list[_Prompt]] = {}
     for prompt in prompts:
         # transformers up to 5.16 at least penalises padding too, so penalised prompts share a batch only where none is padded.
         length = len(prompt.ids) if prompt.generation.repetition_penalty != 1.0 else 0
-        groups.setdefault((prompt.adapter, replace(prompt.generation, seed=None), length), []).append(prompt)
+        alone = prompt.index if prompt.media else None
+        groups.setdefault((prompt.adapter, replace(prompt.generation, seed=None), length, alone), []).append(prompt)
     for group in groups.values():
         group.sort(key=lambda p: len(p.ids))
         batch: list[_Prompt] = []

@@ -90,14 +90,15 @@ class TransformersLoader(ModelLoader):
 
     def load_processor(
         self, folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False,
-        min_pixels: int | None = None, max_pixels: int | None = None,
+        files: Path | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
     ) -> MediaProcessor | None:  # fmt: skip
         if not is_media_model(read_config(folder)):
             return None
         with quiet(), translated(folder, what="the processor of "):
             return load_processor(
-                folder, tokenizer, trust_remote_code=trust_remote_code, min_pixels=min_pixels, max_pixels=max_pixels
-            )
+                folder, tokenizer, trust_remote_code=trust_remote_code, files=files, min_pixels=min_pixels,
+                max_pixels=max_pixels,
+            )  # fmt: skip
 
     def adopt(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, request: LoadRequest) -> LoadedModel:
         if not hasattr(model, "get_input_embeddings") or not hasattr(model, "config"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -85,13 +85,24 @@ class TransformersMedia(MediaProcessor):
         text = self.processor.replace_image_token(made, image_idx=0)
         return Medium(text.count(self.processor.image_token), dict(made))
 
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> tuple[list[int], dict[str, torch.Tensor]]:
+        parts = [
+            {**m, "content": [{"type": "text", "text": m["content"]}] if isinstance(m.get("content"), str) else m["content"]}
+            for m in messages
+        ]
+        made = dict(self.processor.apply_chat_template(
+            parts, chat_template=self.processor.tokenizer.chat_template, tokenize=True, return_dict=True, return_tensors="pt",
+            **options,
+        ))  # fmt: skip
+        ids = made.pop("input_ids")[0].tolist()
+        del made["attention_mask"]
+        return ids, made
+
     def positions(self, input_ids: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """By the model class's own `get_rope_index`, which reads nothing of the model but its config."""
         model_class, shell = self._positions_of
         types = (input_ids == self.processor.image_token_id).int()
-        found, _ = model_class.get_rope_index(
-            shell, input_ids[None], types[None], image_grid_thw=tensors.get("image_grid_thw")
-        )
+        found, _ = model_class.get_rope_index(shell, input_ids[None], types[None], image_grid_thw=tensors.get("image_grid_thw"))
         return found[:, 0]
 
     @cached_property
@@ -119,19 +130,20 @@ def _call(function: Callable[[], TransformersMedia]) -> TransformersMedia:
 
 
 def load_processor(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False, min_pixels: int | None = None,
-    max_pixels: int | None = None,
+    folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False, files: Path | None = None,
+    min_pixels: int | None = None, max_pixels: int | None = None,
 ) -> TransformersMedia:  # fmt: skip
     """Of a folder whose model type is in `FAMILIES`. Raises `ModelError`."""
     again = partial(
-        load_processor, folder, tokenizer, trust_remote_code=trust_remote_code, min_pixels=min_pixels, max_pixels=max_pixels
-    )
+        load_processor, folder, tokenizer, trust_remote_code=trust_remote_code, files=files, min_pixels=min_pixels,
+        max_pixels=max_pixels,
+    )  # fmt: skip
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     processor_class = PROCESSOR_MAPPING[type(config)]
     source = AutoProcessor
     if "video_processor" in processor_class.get_attributes() and not is_torchvision_available():
         source = _images_only(processor_class)
-    processor = source.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    processor = source.from_pretrained(files or folder, trust_remote_code=trust_remote_code, local_files_only=True)
     if not isinstance(processor, ProcessorMixin):
         raise ModelError(f"{folder} has no processor of images", fix="copy preprocessor_config.json of the model into it")
     if processor.chat_template:
