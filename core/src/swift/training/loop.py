@@ -33,13 +33,16 @@ class LossModule(nn.Module):
 
     Args:
         reference: Tells the objective of each batch what it wants to know of the frozen reference model.
+        media_parameters: Trained ones that only batches with media reach. Batches of text give them a gradient of 0: else there
+            might be none at all, and ranks that wait for it would hang.
     """
 
     def __init__(
         self, model: nn.Module, objective: Objective, *, memory_budget: int, autocast: torch.dtype | None = None,
-        reference: Reference | None = None,
+        reference: Reference | None = None, media_parameters: Sequence[nn.Parameter] = (),
     ) -> None:  # fmt: skip
         super().__init__()
+        self._media_parameters = tuple(media_parameters)
         self.model = model
         self.objective = objective
         self.memory_budget = memory_budget
@@ -54,7 +57,10 @@ class LossModule(nn.Module):
                 batch = self.reference(self.objective, batch, memory_budget=self.memory_budget)
         with self._autocast(batch):
             out = self.objective.loss(self.model, batch, memory_budget=self.memory_budget)
-        return out.total, out.metrics
+        total = out.total
+        if self._media_parameters and not any(value.is_floating_point() for value in batch.inputs.values()):  # only media are
+            total = total + 0.0 * torch.stack([p.sum() for p in self._media_parameters]).sum()
+        return total, out.metrics
 
     def _autocast(self, batch: Batch) -> AbstractContextManager[Any]:
         return torch.autocast(batch.labels.device.type, self.autocast) if self.autocast else nullcontext()

@@ -47,9 +47,16 @@ def _below(path: str, without: list[str]) -> str:
 
 def close_parts(model: nn.Module, frozen: str) -> None:
     """Take what a tuner opened in frozen parts out of the training."""
-    if not frozen:
-        return
-    expression = re.compile(rf"(?:.*\.)?(?:{frozen})")  # adapters put their own names in front
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and expression.fullmatch(name):
-            parameter.requires_grad_(False)
+    for _, parameter in _trained(model, frozen):
+        parameter.requires_grad_(False)
+
+
+def media_parameters(model: nn.Module, parts: Mapping[str, tuple[str, ...]]) -> list[nn.Parameter]:
+    """Trained parameters of the parts that see media only."""
+    paths = [path for part, paths in parts.items() if part != "llm" for path in paths]
+    return [parameter for _, parameter in _trained(model, "|".join(_below(path, []) for path in paths))]
+
+
+def _trained(model: nn.Module, where: str) -> list[tuple[str, nn.Parameter]]:
+    expression = re.compile(rf"(?:.*\.)?(?:{where})")  # adapters put their own names in front
+    return [(n, p) for n, p in model.named_parameters() if where and p.requires_grad and expression.fullmatch(n)]

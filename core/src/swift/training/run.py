@@ -31,7 +31,7 @@ from swift.training.data import Batches, left_out, load_data, pad_token_id, stre
 from swift.training.live import LiveModel
 from swift.training.loop import Loop, LoopConfig, LossModule, StopRequest, evaluate
 from swift.training.memory import held
-from swift.training.parts import close_parts, frozen_parts, load_media
+from swift.training.parts import close_parts, frozen_parts, load_media, media_parameters
 from swift.training.progress import Display, Notes
 from swift.training.reference import make_reference
 from swift.training.report import write_report
@@ -140,6 +140,7 @@ def _run(
         LossModule(
             model, objective, memory_budget=int(config["objective"]["logits_memory"] * 2**20),
             autocast=autocast_dtype(train["mixed_precision"], model, device, torch_device), reference=reference,
+            media_parameters=media_parameters(model, loaded.parts),
         )
     )  # fmt: skip
     factory: OptimizerFactory = instantiate(plan.components["optimizer"])
