@@ -18,7 +18,7 @@ HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate", "trl", "safe
 RIGHT = (
     "swift.training", "swift.worker", "swift.upstream", "swift.inference.open", "swift.inference.batch", "swift.inference.chat",
     "swift.inference.export", "swift.testing", "swift.api.ops", "swift.data.encode", "swift.data.batches",
-    "swift.data.streaming",
+    "swift.data.media_batches", "swift.data.streaming",
 )  # fmt: skip
 """Right of the torch line. Everything else is left of it."""
 

@@ -180,10 +180,10 @@ def test_an_ms_swift_yaml_runs_unchanged(read, tmp_path):
     )
     environ = {"OMP_NUM_THREADS": "3"}
     resolved = read(str(file), environ=environ)
-    assert environ == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "0,1", "MAX_PIXELS": "1003520"}
+    assert environ == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "0,1"}
     assert "sft.yaml:1: OMP_NUM_THREADS is set to 3 already, which goes before the file's value" in resolved.notes
     assert resolved.environment["CUDA_VISIBLE_DEVICES"] == ("0,1", "the devices that this run sees")
-    assert "come with multimodal models" in resolved.environment["MAX_PIXELS"][1]
+    assert resolved.sections["template"].max_pixels == 1003520
     assert resolved.sections["parallel"].nproc_per_node == 2 and resolved.sections["tuner"].name == "full"
     assert resolved.provenance["parallel.nproc_per_node"] == "sft.yaml:1 ENV NPROC_PER_NODE"
     assert resolved.settings["full"]["freeze"] == ["^model\\.embed", ".*bias"]

@@ -114,7 +114,8 @@ def key_of(row: Row, source: Source, generation: Generation, adapter: str) -> st
     asked = {
         "messages": row.messages, "text": row.text, "tools": row.tools, "generation": asdict(generation), "adapter": adapter,
         "model": str((source.adapter or source.model_folder).resolve()), "system": source.system,
-        "template": [source.chat, source.chat_template, dict(source.template_options), dict(row.template_options)],
+        "template": [source.chat, source.chat_template, dict(source.template_options), dict(row.template_options),
+                     *([dict(source.pixels)] if source.pixels else [])],
     }  # fmt: skip
     return hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
 

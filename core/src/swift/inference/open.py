@@ -138,11 +138,11 @@ def load(source: Source, device: Device, *, with_adapter: bool = True) -> Loaded
     folder = source.tokenizer_folder
     if folder is not None and folder != source.model_folder and has_tokenizer(folder):
         loaded.tokenizer = load_tokenizer(loader, folder, trust_remote_code=source.trust_remote_code)
-        if loaded.processor is not None:  # as it was in training, with the sizes of images that were asked for
-            loaded.processor = loader.load_processor(
-                source.model_folder, loaded.tokenizer, files=folder if any(folder.glob("*processor_config.json")) else None,
-                trust_remote_code=source.trust_remote_code,
-            )  # fmt: skip
+    if loaded.processor is not None and folder is not None:  # as it was in training, with the sizes of images of that time
+        loaded.processor = loader.load_processor(
+            source.model_folder, loaded.tokenizer, files=folder if any(folder.glob("*processor_config.json")) else None,
+            trust_remote_code=source.trust_remote_code, **source.pixels,
+        )  # fmt: skip
     if with_adapter and source.adapter is not None and source.tuner is not None:
         tuner: Tuner = instantiate(source.tuner)
         loaded.model = tuner.load(loaded.model, source.adapter)

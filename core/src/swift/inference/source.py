@@ -61,6 +61,8 @@ class Source:
     chat_template: str | None = None
     system: str | None = None
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    pixels: Mapping[str, int] = field(default_factory=dict)
+    """min_pixels and max_pixels of images, where they are others than those that the model was saved with."""
     adapters: Mapping[str, Path] = field(default_factory=dict)
     run: RunDir | None = None
     notes: tuple[str, ...] = ()
@@ -116,6 +118,8 @@ def resolve_source(given: str, *, sections: Mapping[str, Any], registry: Any) ->
             chosen |= {"chat": True, "chat_template": template_text(template.name, registry)}
         if template.system is not None:
             chosen["system"] = template.system
+        if pixels := {key: value for key in ("min_pixels", "max_pixels") if (value := getattr(template, key))}:
+            chosen["pixels"] = pixels
         if template.options:
             chosen["template_options"] = {**source.template_options, **template.options}
     adapters = {name: adapter_folder(name, path, source, notes) for name, path in engine.adapters.items()}

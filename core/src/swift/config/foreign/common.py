@@ -294,6 +294,7 @@ DETAILS: tuple[Group, ...] = (
     ("quantized export", EXPORT, "dataset calib_data quant_n_samples quant_batch_size group_size"),
     ("cached datasets", EXPORT, "template_mode"),
     ("interleaving", (), "stopping_strategy"),
+    ("images, video and audio", EXPORT, "max_pixels"),
     ("images, video and audio", (), "norm_bbox vit_gradient_checkpointing"),
     ("ZeRO", (), "zero_hpz_partition_size"),
     ("FSDP", (), "fsdp_config fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap"),
