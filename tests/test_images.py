@@ -22,9 +22,12 @@ from swift.cli.main import main
 from swift.data.batches import TokenRow, collate, row_of
 from swift.data.encode import ChatEncoder
 from swift.data.records import load_records
+from swift.data.rewrite import Rewrite
 from swift.data.tokens import TokenDataset, tokenize
 from swift.errors import DataError, ModelError
 from swift.plan.plan import Plan
+from swift.testing.datasets import samples
+from swift_dataset_multimodal.swift_plugin import swift_datasets
 from swift_model_transformers.loader import TransformersLoader
 from swift_objective_causal.objectives import SFT, Pretrain
 from swift_objective_causal.settings import PretrainSettings, SFTSettings
@@ -50,7 +53,8 @@ ROWS: list[dict[str, Any]] = [
         "images": ["c.png"],
     },
 ]  # fmt: skip
-FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl")
+FAMILIES = {"llava": "", "qwen2_vl": "2", "qwen2_5_vl": "2.5", "qwen3_vl": "3"}
+"""Model type -> version of Qwen-VL."""
 
 
 class Cpu(Device):
@@ -78,9 +82,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Model type -> folder."""
     root = tmp_path_factory.mktemp("vlm")
     return {
-        "llava": write_llava(root / "llava"), "qwen2_vl": write_qwen(root / "qwen2", version="2"),
-        "qwen2_5_vl": write_qwen(root / "qwen2.5"),
-    }  # fmt: skip
+        name: write_qwen(root / name, version=version) if version else write_llava(root / name)
+        for name, version in FAMILIES.items()
+    }
 
 
 @pytest.fixture
@@ -125,7 +129,7 @@ def own_processor(name: str, folder: Path) -> Any:
     """transformers' processor, loaded by transformers."""
     if name == "llava":
         return AutoProcessor.from_pretrained(folder)
-    return qwen_processor("2.5" if name == "qwen2_5_vl" else "2").from_pretrained(folder)
+    return qwen_processor(FAMILIES[name]).from_pretrained(folder)
 
 
 def in_parts(row: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
@@ -405,7 +409,15 @@ def test_streamed_checkpointed_and_by_task(
     common = ["sft", "--model", folders["qwen2_5_vl"], "--max_steps", 2, "--report", "false"]
     swift(*common, "--dataset", rows, "--streaming", "true", "--batching", "packed", "-o", tmp_path / "streamed")
     swift(*common, "--dataset", rows, "--gradient_checkpointing", "true", "-o", tmp_path / "checkpointed")
-    swift(*common, "--dataset", rows, "--task", "vqa", "-o", tmp_path / "vqa")
+
+    # A registered dataset of questions about images: its recorded sample row, as its entry says to read it.
+    spec = next(spec for spec in swift_datasets() if spec.name == "chartqa")
+    draw(rows.parent / "chart.png", 60, 60)
+    sample = {**samples(spec.sample)["chartqa"][0], "image": "chart.png"}
+    rewrite = Rewrite.of(spec)
+    assert rewrite is not None
+    file = write_rows(tmp_path / "chartqa.jsonl", [dict(row) for row in rewrite(sample)])
+    swift(*common, "--dataset", file, "--task", "vqa", "-o", tmp_path / "vqa")
 
 
 def test_the_plan_knows_the_parts(

@@ -20,6 +20,9 @@ from transformers import (
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -69,30 +72,31 @@ def write_llava(folder: Path) -> Path:
 
 
 def write_qwen(folder: Path, *, version: str = "2.5") -> Path:
-    """A token for each 28 x 28 pixels, 1 to 16 an image."""
+    """A token for each square of two by two patches, 1 to 16 an image."""
     torch.manual_seed(1)
-    ids = {
-        f"{name}_token_id": SPECIAL.index(f"<|{token}|>")
-        for name, token in (
-            ("image", "image_pad"),
-            ("video", "video_pad"),
-            ("vision_start", "vision_start"),
-            ("vision_end", "vision_end"),
-        )
-    }
-    text = {**TEXT_SIZE, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}}
+    tokens = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    ids = {f"{name}_token_id": SPECIAL.index(f"<|{token}|>") for name, token in tokens.items()}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    text = {**TEXT_SIZE, "rope_parameters": rope}
+    vision = dict(
+        hidden_size=32, intermediate_size=64, depth=2, num_heads=4, patch_size=14, out_hidden_size=32, initializer_range=0.3
+    )
+    patch = 14
     if version == "2.5":
-        vision = dict(
-            hidden_size=32, intermediate_size=64, depth=2, num_heads=4, patch_size=14, out_hidden_size=32,
-            initializer_range=0.3, fullatt_block_indexes=[1], window_size=56,
-        )  # fmt: skip
+        vision |= dict(fullatt_block_indexes=[1], window_size=56)
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(vision_config=vision, text_config=text, **ids))
-    else:
+    elif version == "2":
         vision = dict(embed_dim=32, hidden_size=32, depth=2, num_heads=4, patch_size=14, mlp_ratio=2, initializer_range=0.3)
         model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(vision_config=vision, text_config=text, **ids))
+    else:
+        patch = 16
+        vision |= dict(patch_size=patch, deepstack_visual_indexes=[0], num_position_embeddings=64)
+        text |= {"head_dim": 8, "rope_parameters": {**rope, "mrope_section": [2, 1, 1], "mrope_interleaved": True}}
+        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(vision_config=vision, text_config=text, **ids))
     model.save_pretrained(folder)
+    square = (2 * patch) ** 2
     qwen_processor(version)(
-        Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28 * 16), tokenizer(), None,
+        Qwen2VLImageProcessorPil(min_pixels=square, max_pixels=16 * square, patch_size=patch), tokenizer(), None,
         chat_template=TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
     ).save_pretrained(folder)  # fmt: skip
     return folder
@@ -100,7 +104,7 @@ def write_qwen(folder: Path, *, version: str = "2.5") -> Path:
 
 def qwen_processor(version: str = "2.5") -> type:
     """transformers' processor without its part for videos, which needs torchvision."""
-    whole = Qwen2_5_VLProcessor if version == "2.5" else Qwen2VLProcessor
+    whole = {"2": Qwen2VLProcessor, "2.5": Qwen2_5_VLProcessor, "3": Qwen3VLProcessor}[version]
     return type(whole.__name__, (whole,), {"get_attributes": classmethod(lambda cls: ["image_processor", "tokenizer"])})
 
 

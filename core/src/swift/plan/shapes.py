@@ -468,7 +468,7 @@ def _experts(family: Family, block: str, values: Mapping[str, Any], dims: Mappin
 
 
 _COMPONENT_OF_NAME = (
-    ("aligner", re.compile(r"(^|\.)(multi_modal_projector|visual\.merger)\.")),
+    ("aligner", re.compile(r"(^|\.)(multi_modal_projector|visual\.(deepstack_)?merger(_list)?)\.")),
     ("vision", re.compile(r"(^|\.)(visual|vision_tower|vision_model)\.")),
     ("lm_head", re.compile(r"(^|\.)(lm_head|embed_out|output)\.(weight|bias)$")),
     ("norms", re.compile(r"norm|\bln_|\.ln\d?\b", re.I)),

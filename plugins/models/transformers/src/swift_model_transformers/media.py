@@ -49,9 +49,10 @@ FAMILIES = {
     "llava": Family(("model.vision_tower",), ("model.multi_modal_projector",)),
     "qwen2_vl": Family(("model.visual",), ("model.visual.merger",), axes=3, scaled=True),
     "qwen2_5_vl": Family(("model.visual",), ("model.visual.merger",), axes=3, scaled=True),
+    "qwen3_vl": Family(("model.visual",), ("model.visual.merger", "model.visual.deepstack_merger_list"), axes=3, scaled=True),
 }
 """`model_type` of config.json -> family."""
-SUPPORTED = "LLaVA (LlavaForConditionalGeneration) and Qwen2-VL, Qwen2.5-VL (Qwen2_5_VLForConditionalGeneration), with images"
+SUPPORTED = "LLaVA (LlavaForConditionalGeneration), Qwen2-VL, Qwen2.5-VL and Qwen3-VL (Qwen3VLForConditionalGeneration)"
 
 
 class TransformersMedia(MediaProcessor):
