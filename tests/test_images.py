@@ -245,6 +245,25 @@ def test_a_template_of_plain_text_gets_placeholders_in_the_text(folders: dict[st
     assert ids.count(SPECIAL.index("<image>")) == 8
 
 
+def test_a_template_that_reads_parts_alone_and_puts_images_first(folders: dict[str, Path], rows: Path) -> None:
+    """As LLaVA 1.5 has it: contents of plain text would come out empty."""
+    template = (
+        "{% for m in messages %}{{ m.role.upper() + ': ' }}"
+        "{% for part in m.content | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+        "{% for part in m.content | selectattr('type', 'equalto', 'text') %}{% if m.role == 'assistant' %}"
+        "{% generation %}{{ part.text + ' ' }}{% endgeneration %}{% else %}{{ part.text + ' ' }}{% endif %}{% endfor %}"
+        "{% endfor %}"
+    )
+    processor = own_processor("llava", folders["llava"])
+    expected = processor.apply_chat_template(in_parts(ROWS[0], rows.parent), chat_template=template, tokenize=True)
+    encoder = encoder_of(load(folders["llava"]))
+    encoder.chat_template = template
+    example = encoder.chat(load_records([str(rows)])[0])
+    assert [example["input_ids"]] == expected["input_ids"]
+    said = [i for i, w in zip(example["input_ids"], example["loss_weight"], strict=True) if w]
+    assert encoder.tokenizer.decode(said).split() == ["red", "square", "yes"]  # "a" is one token with the space before it
+
+
 # ---------------------------------------------------------------------------------------------------------------- batches
 
 

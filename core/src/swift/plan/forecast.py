@@ -173,6 +173,8 @@ def _work(draft: Draft, setup: est.Setup, size: DataSize | None, packs: int, inf
         "rows": size.rows, "tokens": size.tokens, "longest": size.longest, "sampled": size.sampled, "exact_rows": size.exact,
         "counted_by": size.counted_by, "unknown": list(size.unknown),
     }  # fmt: skip
+    if "vision" in setup.shapes.components:
+        data["unknown"].append("the tokens of images, and what the vision tower computes: texts alone are counted")
     if not size.rows:
         return {"data": data}
     train, section = draft.config["train"], draft.config["data"]

@@ -216,7 +216,7 @@ LATER: tuple[Group, ...] = (
     ("switching off the recognition of columns; `--columns` maps them by hand", (), "disable_auto_column_mapping"),
     ("registration of datasets, models and code by file (comes with `--plugin-file`); an installed plugin does it now", (),
      "custom_register_path external_plugins"),
-    ("images, video and audio (come with multimodal models)", (), "vit_lr aligner_lr modality=text"),
+    ("video and audio, and learning rates of parts of a multimodal model", (), "vit_lr aligner_lr modality=text"),
     ("agent templates (come with tool use)", (), "agent_template"),
     ("loss weights by the part of a text; a message's own `loss` is read", ("pt",), "loss_scale=default|all"),
     ("sequence parallelism (comes with the sequence strategy)", (), "sequence_parallel_size=1 sequence_parallel sp_size=1"),

@@ -31,7 +31,7 @@ HONOURED = {
 }
 """Variable that acts by itself -> what it does; shown in the plan where it is set."""
 
-_MEDIA = "images, video and audio come with multimodal models"
+_MEDIA = "--max_pixels and --min_pixels bound images; video and audio come with models that take them"
 _MEGATRON = "comes with the megatron strategy"
 ANSWERED = {
     **dict.fromkeys(
