@@ -255,11 +255,13 @@ def test_a_template_that_reads_parts_alone_and_puts_images_first(folders: dict[s
         "{% endfor %}"
     )
     processor = own_processor("llava", folders["llava"])
-    expected = processor.apply_chat_template(in_parts(ROWS[0], rows.parent), chat_template=template, tokenize=True)
+    expected = processor.apply_chat_template(
+        in_parts(ROWS[0], rows.parent), chat_template=template, tokenize=True, return_dict=True
+    )
     encoder = encoder_of(load(folders["llava"]))
     encoder.chat_template = template
     example = encoder.chat(load_records([str(rows)])[0])
-    assert [example["input_ids"]] == expected["input_ids"]
+    assert [example["input_ids"]] == list(expected["input_ids"])
     said = [i for i, w in zip(example["input_ids"], example["loss_weight"], strict=True) if w]
     assert encoder.tokenizer.decode(said).split() == ["red", "square", "yes"]  # "a" is one token with the space before it
 
