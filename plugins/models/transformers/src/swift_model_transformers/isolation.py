@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from swift_model_transformers.varlen import TORCH_VARLEN, without_mask
+
 _answers: dict[tuple[Any, ...], bool] = {}
 
 DOCUMENTS = ((5, 3, 6), (4, 8, 2))
@@ -23,7 +25,7 @@ TOLERANCE = 1e-4
 
 
 def keeps_documents_apart(model: nn.Module, attention: str) -> bool:
-    """Whether documents in a row stay apart by their position ids alone (`use_cache=False`, no mask).
+    """Whether documents in a row stay apart by their position ids alone (`use_cache=False`, no mask), or by these and bounds.
 
     FlashAttention is judged by the class's answer under sdpa or eager: the attention itself keeps documents apart by their
     lengths, so what remains to be shown is that no other layer mixes them. Any failure to find out is a no.
@@ -86,7 +88,7 @@ def _try_out(whole: nn.Module, config: Any, attention: str) -> bool:
             return False  # the small model lacks a kind of layer, so it proves nothing
         ids = torch.randint(1, config.vocab_size, (len(DOCUMENTS), sum(DOCUMENTS[0])))
     positions = torch.tensor([[p for length in row for p in range(length)] for row in DOCUMENTS])
-    packed = _logits(model, ids, positions)
+    packed = _in_one_row(model, ids, positions) if attention == TORCH_VARLEN else _logits(model, ids, positions)
     alone = torch.cat([_each_alone(model, row, lengths) for row, lengths in zip(ids, DOCUMENTS, strict=True)])
     mixed = _logits(model, ids, torch.arange(ids.shape[1]).expand_as(ids))
     scale = alone.abs().max()
@@ -99,5 +101,14 @@ def _each_alone(model: nn.Module, row: torch.Tensor, lengths: tuple[int, ...]) -
     return torch.cat(parts, dim=1)
 
 
-def _logits(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=ids, position_ids=positions, use_cache=False).logits.float()
+def _in_one_row(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """All documents after one another, with their bounds."""
+    without_mask(model)
+    lengths = torch.tensor([0, *(length for row in DOCUMENTS for length in row)])
+    bounds, longest = lengths.cumsum(0, dtype=torch.int32), int(lengths.max())
+    given = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+    return _logits(model, ids.view(1, -1), positions.view(1, -1), **given).view(*ids.shape, -1)
+
+
+def _logits(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor, **given: Any) -> torch.Tensor:
+    return model(input_ids=ids, position_ids=positions, use_cache=False, **given).logits.float()

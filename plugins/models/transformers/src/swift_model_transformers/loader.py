@@ -18,9 +18,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from swift.api import Device, LoadedModel, LoadRequest, ModelError, ModelLoader
-from swift_model_transformers.choices import choose_attention, choose_dtype
+from swift_model_transformers.choices import Computes, choose_attention, choose_dtype
 from swift_model_transformers.folder import check_weights, read_config, read_json, require_tokenizer, stored_dtype
 from swift_model_transformers.isolation import keeps_documents_apart
+from swift_model_transformers.varlen import TORCH_VARLEN, without_mask
 
 CAUSAL_LM_CLASSES = {
     name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in ((names,) if isinstance(names, str) else names)
@@ -33,6 +34,10 @@ def slow_dtypes(device: Device, weights: Sequence[Path]) -> set[str]:
     """dtypes that are better widened: emulated ones, as long as twice the weights leave half of the memory free."""
     slow = set(device.dtypes()) - set(device.fast_dtypes())
     return slow if slow and 4 * sum(file.stat().st_size for file in weights) <= device.memory().total else set()
+
+
+def takes_bounds(attention: str) -> bool:
+    return attention == TORCH_VARLEN or attention.startswith("flash_attention")
 
 
 class TransformersLoader(ModelLoader):
@@ -52,8 +57,10 @@ class TransformersLoader(ModelLoader):
         with quiet(), translated(folder):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=request.trust_remote_code, local_files_only=True)
             model_class = class_of(config, folder, trust_remote_code=request.trust_remote_code)
-        attention, attention_note = choose_attention(request.attention, request.device.attention(), model_class, dtype)
-        notes = [dtype_note, attention_note]
+        half = (request.autocast or dtype if dtype == "float32" else dtype) in ("bfloat16", "float16")
+        computes = Computes(model_class, config, dtype, half=half, device=device.type, documents=request.documents)
+        attention, attention_note = choose_attention(request.attention, request.device.attention(), computes)
+        notes = [dtype_note]
         options: dict[str, Any] = {
             "dtype": getattr(torch, dtype), "attn_implementation": attention, "trust_remote_code": request.trust_remote_code,
         }  # fmt: skip
@@ -66,6 +73,15 @@ class TransformersLoader(ModelLoader):
                 notes.append(
                     f"weights: {len(unused)} tensors of the files are not part of {type(model).__name__}, e.g. {unused[0]}"
                 )
+        apart = keeps_documents_apart(model, attention)
+        if attention == TORCH_VARLEN and not apart and request.attention == "auto":
+            attention_note = f"attention: sdpa ({TORCH_VARLEN} does not keep documents of a {model_class.__name__} apart)"
+            attention = "sdpa"
+            model.set_attn_implementation(attention)
+            apart = keeps_documents_apart(model, attention)
+        if attention == TORCH_VARLEN:
+            without_mask(model)
+        notes.insert(1, attention_note)
         notes += check_vocabulary(tokenizer, model, folder)
         if tokenizer.pad_token is None:
             notes.append(f"tokenizer: no pad token; padding is {tokenizer.eos_token!r} and never trained on")
@@ -73,7 +89,8 @@ class TransformersLoader(ModelLoader):
             model=model.to(device),
             tokenizer=tokenizer,
             attention=attention,
-            keeps_documents_apart=keeps_documents_apart(model, attention),
+            keeps_documents_apart=apart,
+            takes_bounds=apart and takes_bounds(attention),
             notes=notes,
         )
 
@@ -91,12 +108,16 @@ class TransformersLoader(ModelLoader):
                 fix=f'AutoModelForCausalLM.from_pretrained(..., attn_implementation="{request.attention}")',
             )
         notes = [f"model: the {type(inside).__name__} that was given, attention {attention}"]
+        apart = keeps_documents_apart(inside, attention)
+        if attention == TORCH_VARLEN:
+            without_mask(inside)
         notes += check_vocabulary(tokenizer, model, request.folder)
         return LoadedModel(
             model=model.to(request.device.setup(request.local_rank)).train(request.training),
             tokenizer=tokenizer,
             attention=attention,
-            keeps_documents_apart=keeps_documents_apart(inside, attention),
+            keeps_documents_apart=apart,
+            takes_bounds=apart and takes_bounds(attention),
             notes=notes,
         )
 
