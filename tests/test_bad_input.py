@@ -140,3 +140,32 @@ def test_wrong_adapter_for_the_model(sft: Sft, tmp_path: Path, capsys: pytest.Ca
 def test_resuming_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["sft", "--resume", str(tmp_path)]) != 0
     assert "plan.json" in capsys.readouterr().err
+
+
+BROKEN_DOOR = """
+from swift.api import TunerSpec, hookimpl
+
+@hookimpl
+def swift_tuners():
+    return [TunerSpec(name="halves", impl="acme_halves.tuner:Halves", summary="a test")]
+"""
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_component_that_cannot_be_imported_leaves_no_folder_behind(
+    sft: Sft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: str
+) -> None:
+    site, info = tmp_path / "site", tmp_path / "site" / "acme_halves-1.dist-info"
+    for folder in (site / "acme_halves", info):
+        folder.mkdir(parents=True)
+    (site / "acme_halves" / "__init__.py").touch()
+    (site / "acme_halves" / "swift_plugin.py").write_text(BROKEN_DOOR, encoding="utf-8")
+    (site / "acme_halves" / "tuner.py").write_text("raise RuntimeError('only half is here')\n", encoding="utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-halves\nVersion: 1\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[swift.plugins]\nhalves = acme_halves.swift_plugin\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    for _ in range(2 if processes == "1" else 1):
+        code, text = sft(tuner="halves", nproc_per_node=processes)
+        assert code and "only half is here" in text and "not empty" not in text, text
+        assert "nothing was trained" in text and not (tmp_path / "run").exists()

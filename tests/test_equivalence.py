@@ -34,6 +34,10 @@ CUTS: dict[str, dict[str, Any]] = {
     "gradient checkpointing": {
         "batch_size": 8, "gradient_accumulation_steps": 1, "batching": "padded", "gradient_checkpointing": True,
     },
+    "selective checkpointing": {
+        "batch_size": 1, "gradient_accumulation_steps": 1, "batching": "packed", "packing_length": 4096, "max_length": 512,
+        "gradient_checkpointing": "selective",
+    },
 }  # fmt: skip
 
 

@@ -104,6 +104,17 @@ def test_core_names_no_plugin() -> None:
     assert not {k: v for k, v in named.items() if v}
 
 
+def test_a_run_reaches_its_first_step_without_what_draws() -> None:
+    reached, ahead = set[str](), ["swift.training.run"]
+    while ahead:
+        name = ahead.pop()
+        found = imports(name) - reached
+        reached |= found
+        ahead += found & MODULES.keys()
+    slow = {i for i in reached if i.split(".")[0] in ("matplotlib", "pandas", "datasets", "scipy", "huggingface_hub")}
+    assert not slow, f"{sorted(slow)} would be imported before the first step; load what draws and reports by dotted path"
+
+
 @pytest.mark.parametrize(
     "words",
     [["--help"], ["sft", "--help"], ["plugin", "list"], ["list", "tuners"], ["--version"], ["doctor"], ["infer", "--help"]],

@@ -16,11 +16,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import attention
 import models
 import numpy as np
 import torch
-from records import Case, Skip
+from records import Case
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -185,6 +184,8 @@ def loss_and_gradient(model: nn.Module, batches: Sequence[Any], device: torch.de
     total = torch.zeros((), dtype=torch.float64)
     for batch in batches:
         batch = loop.to_device(batch, device)
+        if models.takes_bounds(model.config._attn_implementation):
+            batch = importlib.import_module("swift.data.batches").with_bounds(batch)
         loss = next_token_loss(model, batch.inputs, batch.labels, memory_budget=BUDGET)
         loss.backward()
         total += loss.detach().double().cpu()
@@ -235,10 +236,9 @@ def compare_paths(context: Any, paths: Sequence[tuple[str, str]], dtypes: Sequen
             check(f"eager alone {kind}", "eager", alone, (FLOAT32_BOUND,) * 2 if dtype == torch.float32 else (0.02, 0.1))
             yard = [found["error"] for found in checks.found[-2:]]
             for implementation, layout in paths:
-                if implementation.startswith(("flash", attention.TORCH_VARLEN)) and dtype == torch.float32 and context.cuda:
+                if implementation.startswith(("flash", models.TORCH_VARLEN)) and dtype == torch.float32 and context.cuda:
                     continue  # these kernels know 16-bit numbers only
                 batch = small_batch(layout)
-                batch = attention.with_bounds(batch) if implementation == attention.TORCH_VARLEN else batch
                 top = TF32_BOUND if implementation == "flex_attention" else FLOAT32_BOUND
                 bounds = [top if dtype == torch.float32 else FACTOR * base + SLACK for base in yard]
                 name = f"{implementation} {layout} {kind}"
@@ -249,7 +249,7 @@ def compare_paths(context: Any, paths: Sequence[tuple[str, str]], dtypes: Sequen
 def attention_paths(context: Any) -> Mapping[str, Any]:
     """Padded, packed and padding-free batches give the loss and the gradients of documents that never met."""
     packed = [(name, "packed") for name in context.attentions() if name != "flex_attention"]
-    padded = [(name, "padded") for name, _ in packed if name != attention.TORCH_VARLEN]
+    padded = [(name, "padded") for name, _ in packed]
     return compare_paths(context, [*padded, *packed], (torch.float32, torch.bfloat16))
 
 
@@ -273,19 +273,13 @@ def checkpointing(context: Any) -> Mapping[str, Any]:
         for on in (False, True):
             model = model_at(context, weights, "sdpa", dtype).train()
             if on:
-                checkpoint_activations(model)
+                importlib.import_module("swift.training.activations").checkpoint_activations(model, "full")
             found.append(loss_and_gradient(model, [batch], context.torch_device))
         kind = str(dtype).removeprefix("torch.")
         checks.add(f"loss {kind}", error(found[1][0], found[0][0]), 1e-6)
         # The same kernels run again; only sums over atomics may differ in their last bit.
         checks.add(f"gradient {kind}", error(found[1][1], found[0][1]), 1e-5 if dtype == torch.float32 else 2e-3)
     return checks.result()
-
-
-def checkpoint_activations(model: nn.Module) -> None:
-    """As `swift.training.run` does, whose import needs packages that the loop does not."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
 
 
 def optimizer(context: Any) -> Mapping[str, Any]:
@@ -358,14 +352,16 @@ def compiled(context: Any) -> Mapping[str, Any]:
     """Layers through torch.compile give the same loss and gradients, within what rounding explains."""
     checks, dtype = Checks(), half(context)
     weights, loss, gradient = reference(dtype)
-    found = []
-    for on in (False, True):
-        model = model_at(context, weights, "sdpa", dtype).train()
-        if on:
-            compile_blocks(model, context)
-        found.append(loss_and_gradient(model, [small_batch("packed")], context.torch_device))
-    for what, eager, got, want in zip(("loss", "gradient"), *found, (loss, gradient), strict=True):
-        checks.add(what, error(got, want), FACTOR * error(eager, want) + (SLACK if dtype == torch.bfloat16 else FLOAT32_BOUND))
+    for implementation in ("sdpa", models.TORCH_VARLEN) if models.knows_varlen(context.torch_device) else ("sdpa",):
+        found = []
+        for on in (False, True):
+            model = model_at(context, weights, implementation, dtype).train()
+            if on:
+                compile_blocks(model, context)
+            found.append(loss_and_gradient(model, [small_batch("packed")], context.torch_device))
+        for what, eager, got, want in zip(("loss", "gradient"), *found, (loss, gradient), strict=True):
+            bound = FACTOR * error(eager, want) + (SLACK if dtype == torch.bfloat16 else FLOAT32_BOUND)
+            checks.add(f"{implementation}: {what}", error(got, want), bound)
     return checks.result(backend=backend(context))
 
 
@@ -375,10 +371,6 @@ def backend(context: Any) -> str:
 
 
 def compile_blocks(model: nn.Module, context: Any) -> None:
-    """Each decoder layer alone: one graph serves them all, and compiling takes seconds rather than minutes."""
-    if not hasattr(nn.Module, "compile"):
-        raise Skip("this torch has no Module.compile")
     torch._dynamo.reset()
-    torch._dynamo.config.recompile_limit = 64
-    for block in attention.blocks_of(model):
-        block.compile(backend=backend(context), dynamic=False)
+    compiling = importlib.import_module("swift.training.compiling")
+    compiling.CompiledBlocks(model, context.torch_device, backend=backend(context))

@@ -11,28 +11,27 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from attention import TORCH_VARLEN
 from records import Case, Skip
 from training import Setting, swift_run
 
 BASE = Setting()
-VARLEN = replace(BASE, attention=TORCH_VARLEN)
+BEST = replace(BASE, autocast=True, checkpointing=False)
 MEANS: dict[str, tuple[Setting, float]] = {
     # What changes, and about how many seconds it takes.
-    "torch_varlen": (VARLEN, 15),
+    "sdpa": (replace(BASE, attention="sdpa"), 15),
+    "torch_varlen": (replace(BASE, attention="torch_varlen"), 15),
     "bfloat16-autocast-of-adapters": (replace(BASE, autocast=True), 15),
     "adapters-in-bfloat16": (replace(BASE, adapter_dtype="model"), 15),
     "tf32-adapters": (replace(BASE, tf32=True), 15),
     "checkpointing-off": (replace(BASE, checkpointing=False), 15),
-    "torch_varlen+autocast+checkpointing-off": (replace(VARLEN, autocast=True, checkpointing=False), 15),
+    "autocast+checkpointing-off": (BEST, 15),
     "compile": (replace(BASE, compile=True), 50),
-    "torch_varlen+autocast+checkpointing-off+compile": (
-        replace(VARLEN, autocast=True, checkpointing=False, compile=True), 50),
+    "autocast+checkpointing-off+compile": (replace(BEST, compile=True), 50),
     "logits-in-one-piece": (replace(BASE, logits_mib=65536.0), 15),
     "optimizer-not-fused": (replace(BASE, fused=False), 15),
     "padding-free": (replace(BASE, layout="padding_free"), 15),
     "padded": (replace(BASE, layout="padded"), 20),
-    "torch_varlen-4-packs": (replace(VARLEN, micro_batch=4), 20),
+    "4-packs": (replace(BASE, micro_batch=4), 20),
     "flex_attention": (replace(BASE, attention="flex_attention"), 60),
     "eager": (replace(BASE, attention="eager"), 20),
 }  # fmt: skip
@@ -41,7 +40,7 @@ LATER = (
     "optimizer-not-fused",
     "padding-free",
     "padded",
-    "torch_varlen-4-packs",
+    "4-packs",
     "flex_attention",
     "eager",
 )
@@ -62,8 +61,7 @@ def more(context: Any, pieces: Sequence[str]) -> list[Case]:
 
 def _case(name: str, pieces: Sequence[str]) -> Case:
     setting, seconds = MEANS[name]
-    # flex_attention compiles its kernels; what stands for torch_varlen on a CPU is not made to be compiled.
-    cuda = setting.attention == "flex_attention" or (setting.compile and setting.attention == TORCH_VARLEN)
+    cuda = setting.attention == "flex_attention"  # which compiles its kernels
     return Case(f"means/{name}", partial(variant, setting=setting), pieces, seconds, cuda=cuda)
 
 

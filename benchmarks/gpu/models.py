@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from attention import TORCH_VARLEN, register
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from swift_model_transformers.varlen import TORCH_VARLEN, varlen_attn, without_mask
 
 FORMULAS = {
     "mfu": "needed FLOPs / (seconds x peak). Needed are, per token, 2 P forward and 2 P for the gradient of the input, over "
@@ -55,11 +56,20 @@ def config_of(size: str, *, toy: bool) -> Any:
 
 def random_model(config: Any, *, attention: str, dtype: torch.dtype, device: torch.device, seed: int = 0) -> nn.Module:
     """Weights are drawn on the device, in `dtype`."""
-    if attention == TORCH_VARLEN:
-        register()
     torch.manual_seed(seed)
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+    if attention == TORCH_VARLEN:
+        without_mask(model)
+    return model
+
+
+def knows_varlen(device: torch.device) -> bool:
+    return varlen_attn is not None or device.type == "cpu"
+
+
+def takes_bounds(attention: str) -> bool:
+    return attention.startswith((TORCH_VARLEN, "flash_attention"))
 
 
 # ------------------------------------------------------------------------------------------------------------------- rows

@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import attention
 import checkout
 import correctness
 import means
@@ -80,8 +79,8 @@ class Context:
     def attentions(self) -> list[str]:
         """Implementations that packed rows can go through here."""
         found = ["eager", "sdpa"]
-        if attention.available(self.torch_device):
-            found.append(attention.TORCH_VARLEN)
+        if models.knows_varlen(self.torch_device):
+            found.append(models.TORCH_VARLEN)
         if self.cuda:
             found.append("flex_attention")
         found += ["flash_attention_2"] * bool(self.cuda and is_flash_attn_2_available())
@@ -109,7 +108,7 @@ def environment(context: Context) -> Mapping[str, Any]:
             for name in ("flash", "mem_efficient", "math", "cudnn")
             if hasattr(backends, f"{name}_sdp_enabled")
         },
-        "torch_varlen": attention.varlen_attn is not None,
+        "torch_varlen": models.varlen_attn is not None,
         "attention": context.attentions(),
         "wheels": sorted(file.name for file in checkout.WHEELS.glob("*.whl")),
         "swift": importlib.metadata.version("swift-llm-core"),

@@ -16,11 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import attention
 import models
 import numpy as np
 import torch
-from correctness import checkpoint_activations, compile_blocks
+from correctness import compile_blocks
 from records import Case, Skip
 from torch import nn
 
@@ -72,7 +71,7 @@ def first(context: Any, pieces: Sequence[str], command: Sequence[str]) -> list[C
 def more(context: Any, pieces: Sequence[str]) -> list[Case]:
     """The rest of the table. At toy size all models are the same, so that one is enough."""
     qlora = Setting(tuner="qlora")
-    best = Setting(attention=attention.TORCH_VARLEN, autocast=True, checkpointing=False)
+    best = Setting(autocast=True, checkpointing=False)
     cases = [
         Case("training/lora-8B/profile-candidate", partial(profiled, setting=best), pieces, 15),
         *_against("full-0.6B", replace(FULL, size="0.6B", steps=8), pieces, 15),
@@ -102,16 +101,20 @@ def chosen_attention(context: Any, setting: Setting) -> str:
     choices = importlib.import_module("swift_model_transformers.choices")
     classes = importlib.import_module("transformers.models.qwen3.modeling_qwen3")
     device = context.piece("device", context.device_name)
-    return choices.choose_attention("auto", device.attention(), classes.Qwen3ForCausalLM, setting.dtype)[0]
+    half = setting.autocast or setting.dtype != "float32"
+    computes = choices.Computes(
+        classes.Qwen3ForCausalLM, models.config_of(setting.size, toy=context.toy), setting.dtype, half=half,
+        device=context.torch_device.type, documents=True,
+    )  # fmt: skip
+    return choices.choose_attention("auto", device.attention(), computes)[0]
 
 
 def base_model(context: Any, setting: Setting) -> nn.Module:
     """Random weights on the device; for QLoRA with the linear layers in 4 bits."""
     implementation = chosen_attention(context, setting)
-    if implementation == attention.TORCH_VARLEN and not attention.available(context.torch_device):
+    if implementation == models.TORCH_VARLEN and not models.knows_varlen(context.torch_device):
         raise Skip("this torch has no variable-length attention (2.10 and later)")
     config = models.config_of(setting.size, toy=context.toy)
-    config.longest_document = min(LONGEST, length_of(context))
     dtype = getattr(torch, setting.dtype)
     model = models.random_model(config, attention=implementation, dtype=dtype, device=context.torch_device)
     if setting.tuner == "qlora":
@@ -156,11 +159,8 @@ def loader_of(context: Any, setting: Setting, steps: int) -> Any:
     units = batches.choose_units(rows, setting.layout, packing_length=length, keeps_documents_apart=True)
     # Without packs a micro-batch holds as many rows as make about as many tokens.
     micro = setting.micro_batch * (1 if setting.layout == "packed" else max(1, round(length / float(rows.lengths.mean()))))
-    source = batches.StepLoader(rows, units, micro_batch=micro, accumulation=1, seed=0)
-    bounds = chosen_attention(context, setting) == attention.TORCH_VARLEN
-    if bounds or setting.compile:
-        return attention.Shaped(source, length * setting.micro_batch if setting.compile else 0, bounds)
-    return source
+    filled = length * setting.micro_batch if setting.compile else 0
+    return batches.StepLoader(rows, units, micro_batch=micro, accumulation=1, seed=0, length=filled)
 
 
 # ------------------------------------------------------------------------------------------------------------------- the clock
@@ -256,13 +256,16 @@ def swift_loop(context: Any, setting: Setting, steps: int, on_log: Callable[[Map
     tuner, objective = tuner_of(context, setting), context.piece("objective", "sft")
     model = tuner.apply(base_model(context, setting), seed=0).to(torch_device)
     if setting.checkpointing:
-        checkpoint_activations(model)
-    importlib.import_module("swift.api.ops").decoder_and_head(model)  # its trial would be compiled too
+        importlib.import_module("swift.training.activations").checkpoint_activations(model, "full")
     if setting.compile:
         compile_blocks(model, context)
     module = strategy.wrap(
         loop.LossModule(
-            model, objective, memory_budget=int(setting.logits_mib * MIB), autocast=torch.bfloat16 if setting.autocast else None
+            model,
+            objective,
+            memory_budget=int(setting.logits_mib * MIB),
+            autocast=torch.bfloat16 if setting.autocast else None,
+            takes_bounds=models.takes_bounds(model.config._attn_implementation),
         )
     )
     optimizer = context.piece("optimizer", "adamw", fused=setting.fused).build(
@@ -324,7 +327,7 @@ def setup_of(context: Any, setting: Setting, tokens: int, span: int) -> Any:
     return est.Setup(
         shapes=shapes, dtype=setting.dtype, compute_dtype="bfloat16" if setting.autocast else "", adapters=adapters,
         adapter=est.adapter_size(shapes, {**LORA, "adapter_dtype": setting.adapter_dtype}) if adapters else None,
-        tokens=tokens, span=span, gradient_checkpointing=setting.checkpointing,
+        tokens=tokens, span=span, checkpointing="full" if setting.checkpointing else "off",
         quadratic_attention=setting.attention == "eager", logits_memory=int(setting.logits_mib * MIB),
         quant_bits=4 if setting.tuner == "qlora" else 0, host=not context.cuda,
     )  # fmt: skip
@@ -425,6 +428,8 @@ def as_rows(batches: Sequence[Any]) -> list[dict[str, torch.Tensor]]:
 
 def peer_model(context: Any, setting: Setting, *, lora: bool) -> nn.Module:
     peft = importlib.import_module("peft")
+    if chosen_attention(context, setting) == models.TORCH_VARLEN:
+        setting = replace(setting, attention="sdpa")  # the best that they have
     model = base_model(context, setting)
     return peft.get_peft_model(model, peer_lora()) if lora else model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -23,14 +24,17 @@ class Outcome:
     """What one child did.
 
     Attributes:
-        events: Event -> its fields, with `at_s`: seconds since the process was started.
-        wall_s: Seconds of the whole process.
-        peak_bytes: Largest sum over the process tree of proportional set sizes (shared pages count once).
+        events: Event -> its fields, with seconds since the process was started: `at_s`, and `cpu_s` of its own processor time.
+        wall_s, cpu_s: Seconds of the whole process, and its processor time.
+        peak_bytes: Largest sum over the process tree of proportional set sizes (shared pages count once), sampled.
+        max_rss_bytes: Peak resident set of the largest process.
     """
 
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
     wall_s: float = 0.0
+    cpu_s: float = 0.0
     peak_bytes: int = 0
+    max_rss_bytes: int = 0
 
 
 def run(
@@ -55,8 +59,12 @@ def run(
         start = line.find(MARK + "{")  # a progress bar may stand in front of it
         if start >= 0:
             event, _ = json.JSONDecoder().raw_decode(line[start + len(MARK) :])
-            outcome.events[event.pop("event")] = {**event, "at_s": round(time.perf_counter() - started, 3)}
-    process.wait()
+            used = _cpu_seconds(process.pid)
+            outcome.events[event.pop("event")] = {**event, "at_s": round(time.perf_counter() - started, 3), "cpu_s": used}
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    outcome.cpu_s = round(usage.ru_utime + usage.ru_stime, 2)
+    outcome.max_rss_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     killer.cancel()
     outcome.wall_s = round(time.perf_counter() - started, 3)
     stop.set()
@@ -64,6 +72,15 @@ def run(
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{''.join(log[-40:])}")
     return outcome
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of the process and those of its children that have ended; 0 where it has just ended."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return round(times.user + times.system + getattr(times, "children_user", 0) + getattr(times, "children_system", 0), 2)
 
 
 def _watch(pid: int, outcome: Outcome, stop: threading.Event) -> None:

@@ -1,15 +1,20 @@
 """Training side by side: Swift, TRL, ms-swift and a bare PyTorch loop, each in an environment of its own.
 
-    python benchmarks/peers/training.py [--quick] [--only NAME ...] [--rounds 3] [--threads 1] [--out FILE] [--envs DIR]
+    python benchmarks/peers/training.py [--quick] [--minutes 40] [--only NAME ...] [--rounds 3] [--models 7M] [--tuners lora]
+        [--dtypes float32] [--settings same] [--threads 1] [--out FILE] [--envs DIR] [--fresh | --table]
 
 One model folder (Qwen3-shaped, random weights), one file of conversations, one order of rows, one precision, the same
 hyperparameters. `same`: padded batches of 4 rows in file order for everybody, so that losses must agree. `best`: each
-framework's fastest honest setting on a CPU (Swift: what `auto` chooses; TRL: packing, which mixes documents under SDPA and is
-marked so; ms-swift refuses packing without flash attention and runs as before; the bare loop is the same floor).
+framework's fastest honest setting on a CPU (Swift: what `auto` chooses; the bare loop: packs of 1,024 tokens, documents told
+apart by position ids; TRL: packing, which mixes documents under SDPA; ms-swift refuses packing without flash attention and
+runs as before).
 
-Runs alternate between the frameworks, `--rounds` times. Reported: real (non-padding) tokens per second after the first
-`--warmup` steps, best of the rounds and paired median ratio to Swift; seconds from the start of the process to the first step;
-wall time of the whole process; peak memory of its process tree (PSS); final loss.
+Runs alternate between the frameworks, `--rounds` times, the most telling workloads first. Reported: real (non-padding)
+tokens per second after the first `--warmup` steps; seconds from the start of the process to the first step; wall time of the
+whole command; peak memory (the larger of the process's peak resident set and the tree's sum of proportional sets, sampled);
+final loss; ratios as paired medians with their range. No run finds tokenized data of another one, but for --warm.
+
+The JSON is written after each run. The same command goes on from it: what is there is not run again, --fresh starts anew.
 """
 
 from __future__ import annotations
@@ -19,120 +24,202 @@ import json
 import os
 import platform
 import shutil
-import statistics
+import subprocess
 import tempfile
+import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import children
 import environments
+from comparison import compare, expected_seconds, order, table
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "training.json"
 FRAMEWORKS = {"bare": "train_bare.py", "swift": "train_swift.py", "trl": "train_trl.py", "ms-swift": "train_msswift.py"}
-WORKLOADS = [
-    (shape, tuner, dtype, setting)
-    for shape in ("7M", "60M")
-    for tuner in ("lora", "full")
-    for dtype in ("float32", "bfloat16")
-    for setting in ("same", "best")
-]
-QUICK = [("7M", "lora", "float32", "same"), ("7M", "lora", "float32", "best")]
+SHAPES, TUNERS, DTYPES, SETTINGS = ("7M", "60M"), ("lora", "full"), ("float32", "bfloat16"), ("same", "best")
+KEYS = ("model", "tuner", "dtype", "setting")
+CACHES = ("swift", "trl", "ms-swift", "tokens", "hf", "modelscope")
+"""What frameworks leave in the working folder."""
+Workload = tuple[str, str, str, str]
 
 
 def once(name: str, task: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     folder = Path(task["folder"])
-    for left in ("swift", "trl", "ms-swift"):
+    for left in CACHES[:3] if options.warm else CACHES:
         shutil.rmtree(folder / left, ignore_errors=True)
     command = [environments.python_of(name, options.envs), HERE / FRAMEWORKS[name], json.dumps(task)]
-    env = {"SWIFT_HOME": str(folder / "home"), "MODELSCOPE_CACHE": str(folder / "modelscope")}
-    outcome = children.run(command, threads=options.threads, env=env)
+    env = {
+        "SWIFT_HOME": str(folder / "home"), "MODELSCOPE_CACHE": str(folder / "modelscope"),
+        "HF_DATASETS_CACHE": str(folder / "hf"),
+    }  # fmt: skip
+    outcome = children.run(command, threads=options.threads, env=env, timeout_s=options.timeout)
     done = outcome.events["done"]
-    kept = slice(options.warmup, None)
+    kept = slice(min(options.warmup, len(done["seconds"]) - 1), None)
     return {
         "tokens_per_s": round(sum(done["tokens"][kept]) / sum(done["seconds"][kept]), 1),
         "first_step_s": outcome.events["first_step"]["at_s"],
+        "first_step_cpu_s": outcome.events["first_step"]["cpu_s"],
         "wall_s": outcome.wall_s,
-        "peak_mib": round(outcome.peak_bytes / 2**20),
+        "cpu_s": outcome.cpu_s,
+        "peak_mib": round(max(outcome.peak_bytes, outcome.max_rss_bytes) / 2**20),
         "tokens": sum(done["tokens"]),
         "first_loss": round(done["losses"][0], 5),
         "loss": round(done["losses"][-1], 5),
     }
 
 
-def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Best figure of each framework, and Swift's ratio to each: of the best, and the median over rounds with its spread."""
-    summary: dict[str, Any] = {}
-    for name, of in runs.items():
-        best = max(run["tokens_per_s"] for run in of)
-        summary[name] = {
-            "tokens_per_s": best, "first_step_s": min(run["first_step_s"] for run in of),
-            "wall_s": min(run["wall_s"] for run in of), "peak_mib": min(run["peak_mib"] for run in of), "loss": of[0]["loss"],
-        }  # fmt: skip
-        if "swift" in runs and name != "swift":
-            paired = [mine["tokens_per_s"] / theirs["tokens_per_s"] for mine, theirs in zip(runs["swift"], of, strict=True)]
-            mine = max(run["tokens_per_s"] for run in runs["swift"])
-            summary[name]["swift_times_as_fast"] = {
-                "best": round(mine / best, 2), "paired_median": round(statistics.median(paired), 2),
-                "paired_range": [round(min(paired), 2), round(max(paired), 2)],
-            }  # fmt: skip
-    return summary
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What must be equal for runs to be compared."""
+    git = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
+    return {
+        "threads": options.threads, "batch": options.batch, "steps": options.steps, "warmup": options.warmup,
+        "rows": options.count, "warm": options.warm,
+        "machine": {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()},
+        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+    }  # fmt: skip
+
+
+def opened(options: argparse.Namespace) -> dict[str, Any]:
+    """The report so far, or a new one. Ends where the file holds runs of other settings."""
+    settings = settings_of(options)
+    if options.out.is_file() and not options.fresh:
+        report: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8"))
+        others = [key for key, value in settings.items() if report.get(key) != value]
+        if others and not options.table:
+            raise SystemExit(f"{options.out} has runs with another {', '.join(others)}: --fresh starts anew, or --out OTHER")
+        return report
+    return {"what": (__doc__ or "").splitlines()[0], **settings, "versions": {}, "workloads": []}
+
+
+def save(report: dict[str, Any], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_suffix(".tmp")
+    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(out)
+
+
+def of_workload(report: dict[str, Any], workload: Workload) -> dict[str, Any]:
+    found = next((w for w in report["workloads"] if tuple(w[key] for key in KEYS) == workload), None)
+    if found is None:
+        found = {**dict(zip(KEYS, workload, strict=True)), "summary": {}, "runs": {}}
+        report["workloads"].append(found)
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the 7M model with LoRA in float32 only")
-    parser.add_argument("--only", nargs="*", choices=list(FRAMEWORKS), default=list(FRAMEWORKS))
-    parser.add_argument(
-        "--rows", type=Path, default=HERE.parents[1] / "plugins/tiny/src/swift_tiny/data/chat.jsonl", help="Alpaca"
-    )
-    parser.add_argument("--count", type=int, default=128, help="rows that are trained on")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--warmup", type=int, default=5, help="steps that are not counted")
-    parser.add_argument("--steps", type=int, default=32, help="steps of a run; the 60M model takes half of them")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--envs", type=Path, default=environments.ENVIRONMENTS)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    report: dict[str, Any] = {
-        "what": (__doc__ or "").splitlines()[0], "threads": options.threads, "rounds": options.rounds, "batch": options.batch,
-        "machine": {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()},
-        "versions": {name: environments.versions(environments.python_of(name, options.envs)) for name in options.only},
-        "workloads": [],
-    }  # fmt: skip
-    for shape, tuner, dtype, setting in QUICK if options.quick else WORKLOADS:
-        folder = Path(tempfile.mkdtemp(prefix="swift-training-"))
-        task = {
-            "folder": str(folder), "tuner": tuner, "dtype": dtype, "setting": setting, "batch": options.batch,
-            "steps": options.steps // (1 if shape == "7M" else 2),
-        }  # fmt: skip
-        try:
-            swift = environments.python_of("swift", options.envs)
-            children.run([swift, HERE / "train_prepare.py", folder, shape, dtype, options.rows, options.count])
-            runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.only}
-            for number in range(options.rounds):
-                order = options.only if number % 2 == 0 else list(reversed(options.only))
-                for name in order:
-                    runs[name].append(once(name, task, options))
-                    last = runs[name][-1]
-                    print(
-                        f"{shape:4} {tuner:5} {dtype:9} {setting:5} {name:9} {last['tokens_per_s']:9,.0f} tokens/s  "
-                        f"first step {last['first_step_s']:6.1f} s  wall {last['wall_s']:6.1f} s  {last['peak_mib']:6,} MiB  "
-                        f"loss {last['first_loss']:.4f} -> {last['loss']:.4f}",
-                        flush=True,
-                    )
-            summary = compare(runs)
-            report["workloads"].append(
-                {"model": shape, "tuner": tuner, "dtype": dtype, "setting": setting, "summary": summary, "runs": runs}
-            )
-            ratios = {name: of["swift_times_as_fast"] for name, of in summary.items() if "swift_times_as_fast" in of}
-            print("  swift is so many times as fast:", ratios, flush=True)
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    options = parsed()
+    report = opened(options)
+    if options.table:
+        print(table(report["workloads"]))
+        return
+    chosen = [
+        (shape, tuner, dtype, setting)
+        for shape in options.models for tuner in options.tuners for dtype in options.dtypes for setting in options.settings
+    ]  # fmt: skip
+    for name in options.only:
+        report["versions"][name] = environments.versions(environments.python_of(name, options.envs))
+    ends = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    took: dict[Workload, list[float]] = defaultdict(list)
+    for entry in report["workloads"]:
+        rounds = [[run.get("seconds", 0.0) for run in entry["runs"].get(name, ())] for name in options.only]
+        if rounds and all(rounds):
+            took[tuple(entry[key] for key in KEYS)] = [sum(max(of) for of in rounds)]
+    with tempfile.TemporaryDirectory(prefix="swift-training-") as work:
+        for number, workload in order(chosen, options.rounds):
+            entry = of_workload(report, workload)
+            names = options.only if number % 2 == 0 else list(reversed(options.only))
+            left = [
+                name for name in names
+                if not any(run["round"] == number and "error" not in run for run in entry["runs"].get(name, ()))
+            ]  # fmt: skip
+            wanted = expected_seconds(workload, took) * len(left) / len(names)
+            if not left or time.monotonic() + wanted > ends:
+                if left:
+                    print(f"{' '.join(workload)} round {number + 1}: left out, it would take about {wanted:.0f} s", flush=True)
+                continue
+            began = time.monotonic()
+            folder = prepared(Path(work), workload, options)
+            for name in left:
+                entry["runs"].setdefault(name, [])
+                entry["runs"][name] = [run for run in entry["runs"][name] if run["round"] != number]
+                entry["runs"][name].append(measured(name, workload, number, folder, options))
+                entry["summary"] = compare(entry["runs"])
+                save(report, options.out)
+            if len(left) == len(names):
+                took[workload].append(time.monotonic() - began)
+    report["workloads"] = [entry for entry in report["workloads"] if entry["runs"]]
+    save(report, options.out)
+    print(table(report["workloads"]))
     print(f"-> {options.out}")
+
+
+def prepared(work: Path, workload: Workload, options: argparse.Namespace) -> Path:
+    """The folder with model and rows, of each shape and precision one."""
+    shape, _, dtype, _ = workload
+    folder = work / f"{shape}-{dtype}"
+    if not (folder / "tokens.jsonl").is_file():
+        swift = environments.python_of("swift", options.envs)
+        folder.mkdir(exist_ok=True)
+        children.run([swift, HERE / "train_prepare.py", folder, shape, dtype, options.rows, str(options.count)])
+    return folder
+
+
+def measured(name: str, workload: Workload, number: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    shape, tuner, dtype, setting = workload
+    task = {
+        "folder": str(folder), "tuner": tuner, "dtype": dtype, "setting": setting, "batch": options.batch,
+        "steps": max(2, options.steps // (1 if shape == "7M" else 2)),
+    }  # fmt: skip
+    began = time.monotonic()
+    what = f"{shape:4} {tuner:5} {dtype:9} {setting:5} {name:9}"
+    try:
+        run = once(name, task, options)
+    except (RuntimeError, KeyError, ZeroDivisionError) as error:
+        print(f"{what} failed: {error}", flush=True)
+        return {"round": number, "seconds": round(time.monotonic() - began, 1), "error": str(error)[-2000:]}
+    print(
+        f"{what} {run['tokens_per_s']:9,.0f} tokens/s  first step {run['first_step_s']:6.1f} s  wall {run['wall_s']:6.1f} s  "
+        f"{run['peak_mib']:6,} MiB  loss {run['first_loss']:.4f} -> {run['loss']:.4f}",
+        flush=True,
+    )
+    return {"round": number, "seconds": round(time.monotonic() - began, 1), **run}
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="the 7M model with LoRA in float32, 8 steps, one round: figures of no value")
+    add("--minutes", type=float, default=0, help="start nothing that would not end within so many [no limit]")
+    add(
+        "--only",
+        nargs="+",
+        choices=list(FRAMEWORKS),
+        default=list(FRAMEWORKS),
+        metavar="NAME",
+        help="of " + ", ".join(FRAMEWORKS),
+    )
+    for flag, values in (("models", SHAPES), ("tuners", TUNERS), ("dtypes", DTYPES), ("settings", SETTINGS)):
+        add(f"--{flag}", nargs="+", choices=values, default=list(values), help=f"[{' '.join(values)}]")
+    add("--rounds", type=int, default=3, help="[3]")
+    add("--steps", type=int, default=32, help="of a run; the 60M model takes half of them [32]")
+    add("--warmup", type=int, default=5, help="steps that are not counted [5]")
+    add("--batch", type=int, default=4, help="rows of a step [4]")
+    add("--rows", type=Path, default=HERE.parents[1] / "plugins/tiny/src/swift_tiny/data/chat.jsonl", help="Alpaca file")
+    add("--count", type=int, default=128, help="rows that are trained on [128]")
+    add("--threads", type=int, default=1, help="[1]")
+    add("--warm", action="store_true", help="keep tokenized data between the rounds")
+    add("--timeout", type=float, default=900, help="seconds that a run may take [900]")
+    add("--envs", type=Path, default=environments.ENVIRONMENTS, help="folder of the environments")
+    add("--out", type=Path, default=RESULTS, help="[benchmarks/results/training.json]")
+    add("--fresh", action="store_true", help="forget the runs in that file")
+    add("--table", action="store_true", help="only print what the file says")
+    options = parser.parse_args()
+    if options.quick:
+        options.models, options.tuners, options.dtypes = ["7M"], ["lora"], ["float32"]
+        options.rounds, options.steps, options.warmup = 1, min(options.steps, 8), min(options.warmup, 2)
+    return options
 
 
 if __name__ == "__main__":

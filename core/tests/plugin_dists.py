@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from swift.plugins import index, loading
+from swift.plugins import build, index, loading
 from swift.plugins.registry import Registry, discover
 
 _numbers = itertools.count()
@@ -38,6 +38,7 @@ def new_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, alone: bool = F
     for name in ("SWIFT_PLUGINS", "SWIFT_STRICT_PLUGINS", "SWIFT_NO_INDEX", "SWIFT_LOCKED"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(build, "may_fork", lambda: False)  # tests look at what this process has imported
     loading.digest.cache_clear()
     if alone:
         monkeypatch.setattr(index, "search_path", lambda: [str(folder)])

@@ -74,15 +74,16 @@ def test_the_largest_micro_batches_that_fit_keep_the_rows_of_a_step() -> None:
     ways = fit.fits(calibrated, rows=12, budget=80 * GIB)
     assert ways and all(way.batch_size * way.accumulation == 12 for way in ways)
     assert all(way.total <= 0.9 * 80 * GIB for way in ways)
-    plain = [way.batch_size for way in ways if not way.gradient_checkpointing]
+    plain = [way.batch_size for way in ways if way.checkpointing == "off"]
     assert plain == sorted(plain, reverse=True) and max(plain) < 12
     one_more = replace(setup, tokens=2048 * min(n for n in (1, 2, 3, 4, 6, 12) if n > max(plain)))
     assert calibrated.total(one_more) > 0.9 * 80 * GIB
-    assert max(way.batch_size for way in ways if way.gradient_checkpointing) == 12
+    assert max(way.batch_size for way in ways if way.checkpointing == "full") == 12
     assert not fit.fits(calibrated, rows=12, budget=8 * GIB)
-    short, long = (fit.longest_row(calibrated, budget=80 * GIB, checkpointing=how) for how in (False, True))
-    assert 2048 * max(plain) // 2 < short < long
-    assert fit.longest_row(calibrated, budget=8 * GIB, checkpointing=False) == 0
+    lengths = [fit.longest_row(calibrated, budget=80 * GIB, checkpointing=mode) for mode in fit.modes(setup)]
+    assert 2048 * max(plain) // 2 < lengths[0] and sorted(set(lengths)) == lengths and len(lengths) == 4
+    assert fit.longest_row(calibrated, budget=8 * GIB, checkpointing="off") == 0
+    assert "offload" not in fit.modes(replace(setup, host=True))
 
 
 def test_savings_come_largest_first_and_keep_the_global_batch() -> None:
@@ -91,7 +92,7 @@ def test_savings_come_largest_first_and_keep_the_global_batch() -> None:
     found = fit.savings(plan, setup, limit=80 * GIB)
     assert [s.bytes for s in found] == sorted((s.bytes for s in found), reverse=True)
     flags = [s.flag for s in found]
-    assert "--tuner lora" in flags and "--gradient_checkpointing true" in flags and "--dtype bfloat16" in flags
+    assert "--tuner lora" in flags and "--gradient_checkpointing full" in flags and "--dtype bfloat16" in flags
     assert "--batch_size 1 --gradient_accumulation_steps 16" in flags and "--max_length 4096" in flags
     assert "--batch_size 2 --gradient_accumulation_steps 8" in [s.flag for s in fit.savings(plan, setup)]
     going_on = [s.flag for s in fit.savings(plan, setup, resuming=True)]
@@ -102,8 +103,23 @@ def test_each_saving_is_what_the_estimate_says() -> None:
     setup = est.Setup(shapes_of(QWEN3_8B), "float32", tokens=8192, batch_size=1, span=8192)
     plan = Plan("sft", CONFIG, components={"device": DEVICE})
     by_flag = {s.flag: s.bytes for s in fit.savings(plan, setup)}
-    less = est.memory(setup).total - est.memory(replace(setup, gradient_checkpointing=True)).total
-    assert by_flag["--gradient_checkpointing true"] == less
+    less = est.memory(setup).total - est.memory(replace(setup, checkpointing="full")).total
+    assert by_flag["--gradient_checkpointing full"] == less
+
+
+def test_the_mode_is_suggested_that_computes_least_again_and_fits() -> None:
+    setup = est.Setup(shapes_of(QWEN3_8B), "bfloat16", adapters=True, tokens=8192, batch_size=1, span=8192)
+    plan = Plan("sft", CONFIG, components={"device": DEVICE})
+
+    def suggested(limit: int) -> str:
+        return next(s.flag for s in fit.savings(plan, setup, limit=limit) if s.flag.startswith("--gradient_checkpointing"))
+
+    needs = {mode: est.memory(replace(setup, checkpointing=mode)).total for mode in est.MODES}
+    assert needs["off"] > needs["selective"] > needs["full"] > needs["offload"]
+    for mode in ("selective", "full", "offload"):
+        assert suggested(round(needs[mode] / fit.FULL) + 1) == f"--gradient_checkpointing {mode}"
+    # where the estimate of the run as it is would fit, it was too low
+    assert suggested(2 * needs["off"]) == "--gradient_checkpointing full"
 
 
 @pytest.mark.parametrize(("micro", "rows", "want"), [(8, 16, 4), (3, 12, 1), (6, 12, 3), (5, 10, 2), (2, 6, 1), (1, 8, 0)])

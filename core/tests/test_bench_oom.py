@@ -128,7 +128,7 @@ def test_without_the_flag_the_run_ends_with_a_post_mortem(train: Train, tmp_path
     assert "step 3, micro-batch 1 of 2" in text and "Tried to allocate 20.00 MiB" in text
     for component in ("weights", "adapters", "gradients", "optimizer", "activations", "logits"):
         assert component in text
-    assert "--gradient_checkpointing true" in text and "--batch_size 4 --gradient_accumulation_steps 4" in text
+    assert "--gradient_checkpointing full" in text and "--batch_size 4 --gradient_accumulation_steps 4" in text
     assert f"the last checkpoint is {tmp_path / 'run' / 'checkpoints' / 'step-000002'}" in text
     assert f"swift sft --resume {tmp_path / 'run'} --" in caught.value.fix
     assert "--dtype" not in text  # a run that goes on keeps its weights
@@ -182,7 +182,7 @@ def test_a_real_allocation_that_fails(given: dict[str, str], tmp_path: Path) -> 
     )
     assert done.returncode == OutOfMemory.exit_code, done.stderr[-3000:]
     assert "out of memory in step 1" in done.stderr and "Traceback" not in done.stderr
-    assert "--gradient_checkpointing true" in done.stderr and "there is no checkpoint yet" in done.stderr
+    assert "--gradient_checkpointing full" in done.stderr and "there is no checkpoint yet" in done.stderr
 
 
 def batch(rows: int) -> Batch:

@@ -131,7 +131,7 @@ def test_enable_takes_back_what_was_disabled_under_the_other_name(site, capsys):
 def test_retry_forgets_a_crash(site, capsys):
     code = "from swift.plugins.registry import discover; discover()"
     make_dist(site, "import os; os.abort()")
-    assert python(code, site=site).returncode == -6
+    assert "ended the process that imported" in python(code, site=site).stderr
     assert doctor.main([]) == 1
     assert "crashed" in capsys.readouterr().out
     assert plugin.main(["retry", "galore"]) == 0

@@ -253,7 +253,7 @@ def test_articles(read):
         (("--use_liger_kernel",), "understood, not built yet: Liger kernels"),
         (("--task_type", "embedding"), "understood, not built yet"),
         (("--sequence_parallel_size", "2"), "understood, not built yet: sequence parallelism"),
-        (("--optim", "adamw_bnb_8bit"), "understood, not built yet: 8-bit optimizers"),
+        (("--optim", "galore_adamw_8bit"), "understood, not built yet: GaLore"),
         (("--loss_scale", "hermes"), "understood, not built yet: loss weights"),
         (("--use_chat_template", "false"), "understood, not built yet: plain text for tuning"),
         (("--lr_scheduler_kwargs", "{"), "wants JSON, got '{'"),
@@ -310,6 +310,11 @@ def test_adapters_of_inference(read, refused):
     assert list(resolved.positional) == ["runs/a"] and resolved.sections["engine"].adapters == {"poet": "runs/b"}
     assert resolved.sections["infer"].batch_size == 4 and resolved.sections["engine"].name == "transformers"
     assert "wants name=path for every adapter but one" in refused("--adapters", "a", "b", verb="infer")
+    for words in (['{"poet": "runs/b", "cook": "c=d"}'], ["poet=runs/b", '{"cook": "c=d"}']):
+        resolved = read("runs/a", "--adapters", *words, verb="infer")
+        assert list(resolved.positional) == ["runs/a"]
+        assert resolved.sections["engine"].adapters == {"poet": "runs/b", "cook": "c=d"}
+    assert "wants JSON" in refused("--adapters", "{poet: runs/b}", verb="infer")
     assert read("--val_dataset", "x.jsonl", "--model", "m", verb="infer").sections["infer"].input == ["x.jsonl"]
     assert list(read("--ckpt_dir", "runs/a", verb="infer").positional) == ["runs/a"]
     assert "starting from an adapter" in refused(*BASE, "--adapters", "runs/a")

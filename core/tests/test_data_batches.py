@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from swift.api import Batch
-from swift.data.batches import IGNORED, Prefetch, StepLoader, TokenRow, Units, choose_units, collate, evaluation_batches
+from swift.data.batches import IGNORED, Prefetch, StepLoader, TokenRow, Units, choose_units, collate, evaluation_batches, moved
 from swift.data.packing import Groups
 from swift.errors import ConfigError, DataError
 from swift.testing.tiny import tiny_folder
@@ -124,6 +124,26 @@ def test_labels_are_shifted_inside_each_document() -> None:
     assert padded.inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert padded.labels.tolist() == [[6, 7, IGNORED], [9, IGNORED, IGNORED]]
     assert (padded.num_labels, padded.num_tokens) == (3, 5)
+
+
+@pytest.mark.parametrize("layout", ["padded", "padding_free", "packed"])
+@pytest.mark.parametrize("silent", [False, True])
+def test_what_kernels_ask_for_is_known_before_the_step(layout: str, silent: bool) -> None:
+    """Positions of labels, and where documents end: no question to the device is left."""
+    rows = [
+        TokenRow(np.arange(1, n + 1), np.append(0.0, np.ones(n - 1)), parts) for n, parts in ((7, None), (9, [4, 5]), (2, None))
+    ]
+    for batch in (made := collate(rows, layout, silent=silent), moved(made, torch.Tensor.clone)):  # type: ignore[arg-type]
+        assert batch.label_positions is not None and batch.longest_document == 7
+        assert batch.label_positions.dtype == torch.int64 and len(batch.label_positions) == batch.num_labels
+        assert batch.label_positions.tolist() == (batch.labels.flatten() != IGNORED).nonzero().squeeze(1).tolist()
+        if layout == "padded":
+            assert batch.bounds is None
+        else:
+            assert batch.bounds is not None and batch.bounds.dtype == torch.int32
+            assert batch.bounds.tolist() == [0, 7, 11, 16, 18]
+            starts = (batch.inputs["position_ids"][0] == 0).nonzero().squeeze(1).tolist()
+            assert batch.bounds.tolist() == [*starts, batch.labels.numel()]
 
 
 def test_weights_other_than_one_are_kept() -> None:

@@ -92,6 +92,41 @@ def test_contamination_is_equal_text_or_thirteen_words_in_a_row() -> None:
     assert contaminated(train, []) == {} and contaminated([], held) == {}
 
 
+@pytest.mark.parametrize(
+    ("alphabet", "enough"),
+    [("".join(map(chr, range(0x4E00, 0x5600))), 21), ("".join(map(chr, range(0x3042, 0x3093))), 30),
+     ("".join(map(chr, range(0xAC00, 0xB400))), 30), ("".join(map(chr, range(0x0E01, 0x0E2F))), 52),
+     ("".join(map(chr, range(0x1780, 0x17A3))), 52)],
+    ids=["Chinese", "Japanese", "Korean", "Thai", "Khmer"],
+)  # fmt: skip
+def test_where_no_spaces_stand_a_run_is_as_long_as_thirteen_words(alphabet: str, enough: int) -> None:
+    rng = random.Random(5)
+
+    def some(count: int) -> str:
+        return "".join(rng.choices(alphabet, k=count))
+
+    shared = some(enough)
+    held = [some(40) + shared + some(40)]
+    train = [some(80) + shared + some(7), some(80) + shared[:-1] + some(7), f"{some(3)}, {shared[:9]}. {shared[9:]}?"]
+    assert contaminated(train, held) == {0: 0, 2: 0}
+
+
+def test_chinese_rows_that_only_ask_alike_are_no_contamination() -> None:
+    train = ["user: 请把下面的句子翻译成英文：今天天气很好。\nassistant: The weather is nice today.",
+             "user: 中国的首都是哪里？请简单介绍一下这座城市。\nassistant: 北京。"]  # fmt: skip
+    held = ["user: 请把下面的句子翻译成英文：我喜欢读书。\nassistant: I like reading.",
+            "user: 法国的首都是哪里？请简单介绍一下这座城市。\nassistant: 巴黎。"]  # fmt: skip
+    assert contaminated(train, held) == {}
+    thai = ["user: ช่วยแปลประโยคนี้เป็นภาษาอังกฤษ วันนี้อากาศดีมาก", "user: ช่วยแปลประโยคนี้เป็นภาษาอังกฤษ ฉันชอบอ่านหนังสือ"]
+    assert contaminated(thai[:1], thai[1:]) == {}
+
+
+def test_words_are_whole_with_their_vowel_signs() -> None:
+    assert words("यह हिन्दी है। Ça VA?") == ["यह", "हिन्दी", "है", "ça", "va"]
+    assert words("தமிழ் மொழி") == ["தமிழ்", "மொழி"]
+    assert words("cafe\u0301 东京tower") == ["cafe\u0301", "东", "京", "tower"]
+
+
 def test_a_phrase_that_many_rows_share_is_no_contamination() -> None:
     rng = random.Random(4)
     frame = sentence(rng, 15)

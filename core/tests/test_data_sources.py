@@ -458,18 +458,23 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, ref: str, p
 
 
 class Site(BaseHTTPRequestHandler):
-    body = b'{"text": "one"}\n{"text": "x"}\n'
+    bodies = {
+        "/a.jsonl": b'{"text": "one"}\n{"text": "x"}\n',
+        "/": b'<a href="a.jsonl">a</a> <a href="c.txt">c</a>',
+        "/c.txt": b"c",
+    }
 
     def do_HEAD(self) -> None:
-        found = self.path.partition("?")[0] == "/a.jsonl"
-        self.send_response(200 if found else 404)
-        self.send_header("Content-Length", str(len(self.body) if found else 0))
+        body = self.bodies.get(self.path.partition("?")[0])
+        self.send_response(404 if body is None else 200)
+        self.send_header("Content-Length", str(len(body or b"")))
+        self.send_header("Content-Type", "text/html" if self.path == "/" else "text/plain")
         self.send_header("ETag", '"v1"')
         self.end_headers()
 
     def do_GET(self) -> None:
         self.do_HEAD()
-        self.wfile.write(self.body if self.path.startswith("/a.jsonl") else b"")
+        self.wfile.write(self.bodies.get(self.path.partition("?")[0], b""))
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -477,7 +482,7 @@ class Site(BaseHTTPRequestHandler):
 
 def test_files_by_http() -> None:
     pytest.importorskip("aiohttp")
-    pytest.importorskip("fsspec")
+    fsspec = pytest.importorskip("fsspec")
     with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/a.jsonl"
@@ -485,11 +490,15 @@ def test_files_by_http() -> None:
         assert [row.values["text"] for row in source.rows(seed=1) if isinstance(row, Row)] == ["one", "x"]
         assert source.ref == url and all(row.file == url for row in source.rows(seed=1)), "no secret in what is reported"
         assert source.digest(seed=1) == resolve(url).digest(seed=1)
+        assert [f.name for f in resolve(url.replace("a.jsonl", "*.jsonl")).remote] == [url]
+        assert len(resolve(f"{url}?token=[1*]").remote) == 1, "only in the path are these a pattern"
         with pytest.raises(DataError, match="nothing is at"):
             list(resolve(url.replace("a.jsonl", "b.jsonl")).rows(seed=1))
         server.shutdown()
-    with pytest.raises(DataError):
-        list(resolve(url).rows(seed=1))
+    fsspec.filesystem("http").dircache.clear()
+    for ref in (url, url.replace("a.jsonl", "*.jsonl")):
+        with pytest.raises(DataError, match="Cannot connect"):
+            list(resolve(ref).rows(seed=1))
 
 
 def test_subsets_of_registered_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

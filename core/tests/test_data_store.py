@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from swift.api import Encoder
 from swift.data import cache, mixing, records
 from swift.data.rejects import Rejects, check_rejects
 from swift.data.sources import Reject
-from swift.data.store import FileDigests, RecordFile, RecordSlice, dump, load
+from swift.data.store import FileDigests, RecordFile, RecordSlice, cannot_write, dump, load
 from swift.data.tokens import TokenDataset, tokenize
 from swift.errors import ConfigError, DataError
 
@@ -364,3 +365,11 @@ def test_slices_gather_over_files(tmp_path: Path) -> None:
     assert [r["text"] for r in part] == ["c", "a", "bb", "bb"] and part.hashes[2] == part.hashes[3] != part.hashes[0]
     assert part.sizes.tolist() == [len(dump({"text": t})) for t in ("c", "a", "bb", "bb")]
     assert isinstance(part.files[0], RecordFile)
+
+
+def test_a_cache_that_is_for_reading_only_is_not_called_full() -> None:
+    full, closed = (
+        cannot_write("the cache x", OSError(number, os.strerror(number))) for number in (errno.ENOSPC, errno.EACCES)
+    )
+    assert "No space left" in full.message and full.fix.startswith("make room")
+    assert "Permission denied" in closed.message and closed.fix == "name another folder: --cache_dir DIR"

@@ -180,6 +180,15 @@ def test_long_rows(data: Path) -> None:
         make(data, max_length=20, overlong="error")
 
 
+def test_what_is_guessed_counts_each_row_once(tmp_path: Path) -> None:
+    files = [write(tmp_path / "a.jsonl", range(9)), write(tmp_path / "b.jsonl", range(20, 24), broken=(21,))]
+    stream, lines = open_stream(
+        [resolve(str(f)) for f in files], encode, Encoder(), columns={}, names={}, window_rows=100, max_bad_fraction=0.5
+    )
+    assert stream.first().after.passes > 5, "the first window repeats the data"
+    assert "text, 9 rows" in lines[0] and "text, 3 rows" in lines[1]
+
+
 def test_sources_are_interleaved_by_weight(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.jsonl", range(0, 3000)), write(tmp_path / "b.jsonl", range(5000, 6000))
     order = taken(make(a, b, mix="interleave", weights=[3, 1], shuffle_buffer=1), 40)

@@ -22,7 +22,7 @@ from transformers import (
 from swift.api import ops
 
 T, H, V = 96, 24, 1500
-ONE, FEW, MANY = 1 << 30, 8 * T * V // 3, 1
+ONE, CHUNKS, FEW, MANY = 1 << 30, 4 * V * 70, 8 * T * V // 3, 1
 
 
 def tensors(dtype, seed=0):
@@ -46,14 +46,29 @@ def relative(got, wanted):
     return ((got.double() - wanted.double()).norm() / wanted.double().norm()).item()
 
 
-def test_budgets_force_one_few_and_many_tiles():
+def test_budgets_force_one_few_and_many_pieces():
     few, many = ops._tile(T, V, FEW), ops._tile(T, V, MANY)
     assert T * V * 4 <= ONE
     tiles = [-(-T // n) * -(-V // w) for n, w in (few, many)]
     assert 2 <= tiles[0] < 5 < tiles[1]
+    (hidden, weight, _), _, _ = tensors(torch.float32)
+    chunks = [ops._chunk_tokens(hidden, weight, None, budget) for budget in (ONE, CHUNKS, MANY)]
+    assert chunks == [T, 70, 0], "one piece, chunks, and what must be tiled"
 
 
-@pytest.mark.parametrize("budget", [ONE, FEW, MANY])
+def test_large_heads_are_chunked_where_that_pays():
+    """A trained head in 16 bits would round its gradient with every chunk; the others are cut by the budget alone."""
+    hidden, weight = torch.randn(1000, 8), torch.randn(50, 8)
+    for dtype, trained, budget, wanted in [
+        (torch.float32, False, 4 * 50 * 100, 100), (torch.float32, True, 4 * 50 * 100, 100), (torch.float32, True, ONE, 256),
+        (torch.bfloat16, False, 6 * 50 * 100, 100), (torch.bfloat16, True, 6 * 50 * 100, 0), (torch.bfloat16, True, ONE, 1000),
+        (torch.float32, False, 4 * 50 * 63, 0),
+    ]:  # fmt: skip
+        head = weight.detach().to(dtype, copy=True).requires_grad_(trained)
+        assert ops._chunk_tokens(hidden.to(dtype), head, None, budget) == wanted
+
+
+@pytest.mark.parametrize("budget", [ONE, CHUNKS, FEW, MANY])
 @pytest.mark.parametrize(
     ("with_bias", "weighted", "softcap", "scale"),
     [
@@ -93,6 +108,108 @@ def test_tiles_of_bfloat16_are_as_good_as_one_piece():
         ops.linear_cross_entropy(hidden, weight, labels, memory_budget=budget).backward()
         errors.append(max(relative(hidden.grad, exact[0].grad), relative(weight.grad, exact[1].grad)))
     assert errors[1] < 1.5 * errors[0]
+
+
+@pytest.mark.parametrize(("softcap", "scale"), [(None, None), (3.0, 0.7)])
+@pytest.mark.parametrize("size", [2, 7])
+def test_gradients_pass_gradcheck(softcap, scale, size):
+    torch.manual_seed(0)
+    leaves = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((7, 4), (11, 4), (11,))]
+    tokens, loss_weight = torch.randint(0, 11, (7,)), torch.rand(7, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda *t: ops._ChunkedLoss.apply(*t, tokens, loss_weight, softcap, scale or 1.0, size, True) / 3, leaves
+    )
+
+
+@pytest.mark.parametrize("budget", [ONE, CHUNKS, MANY])
+def test_a_graph_that_is_kept_can_be_run_again(budget):
+    (hidden, weight, bias), labels, _ = tensors(torch.float32)
+    loss = ops.linear_cross_entropy(hidden, weight, labels, bias=bias, memory_budget=budget)
+    first = torch.autograd.grad(loss * 0.5, (hidden, weight, bias), retain_graph=True)
+    second = torch.autograd.grad(loss * 2.0, (hidden, weight, bias))
+    assert all(torch.allclose(4 * a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("budget", [ONE, CHUNKS, MANY])
+def test_a_head_used_twice_adds_up(budget):
+    """As do two micro-batches, and a weight that is tied to the embedding."""
+    (hidden, weight, _), labels, _ = tensors(torch.float32)
+    twin = [hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()]
+    for h, w, loss_of in (
+        (hidden, weight, lambda h, w: ops.linear_cross_entropy(h, w, labels, memory_budget=budget)),
+        (*twin, lambda h, w: reference(h, w, None, labels, None, None, None)),
+    ):
+        (loss_of(h, w) / 7 + loss_of(h * 0.5, w) / 3 + w.sum()).backward()
+        (loss_of(h, w) / 5).backward()
+    assert relative(hidden.grad, twin[0].grad) < 3e-6 and relative(weight.grad, twin[1].grad) < 3e-6
+
+
+@pytest.mark.parametrize("budget", [ONE, CHUNKS])
+@pytest.mark.parametrize("trained", [True, False])
+def test_autocast_computes_in_its_dtype_and_keeps_the_gradients(budget, trained):
+    (hidden, weight, bias), labels, _ = tensors(torch.float32)
+    weight.requires_grad_(trained)
+    exact = [t.detach().double().requires_grad_() for t in (hidden, weight, bias)]
+    reference(*exact, labels, None, None, None).backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = ops.linear_cross_entropy(hidden, weight, labels, bias=bias, memory_budget=budget)
+    loss.backward()
+    assert loss.dtype == hidden.grad.dtype == torch.float32
+    for got, wanted in zip(
+        (hidden, weight, bias) if trained else (hidden, bias), exact if trained else exact[::2], strict=True
+    ):
+        assert got.grad.dtype == torch.float32 and 1e-5 < relative(got.grad, wanted.grad) < 1.2e-2
+    assert (weight.grad is None) != trained
+
+
+class Products(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts matrix products over the vocabulary."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("trained", "grad", "products"), [(True, True, 3), (False, True, 2), (True, False, 1)])
+def test_no_product_is_made_that_nobody_asked_for(trained, grad, products):
+    """Logits once, one product for each gradient, none in evaluation; the backward pass makes none again."""
+    (hidden, weight, _), labels, _ = tensors(torch.float32)
+    weight.requires_grad_(trained)
+    with Products() as seen, torch.set_grad_enabled(grad):
+        loss = ops.linear_cross_entropy(hidden, weight, labels, memory_budget=ONE)
+        forward = seen.count
+        if grad:
+            loss.backward()
+    assert seen.count == forward == products
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_no_logits_are_kept_for_the_backward_pass(trained):
+    (hidden, weight, _), labels, _ = tensors(torch.float32)
+    weight.requires_grad_(trained)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        ops.linear_cross_entropy(hidden, weight, labels, memory_budget=ONE)
+    assert all(V not in shape or shape == weight.shape for shape in kept) and (weight.shape in kept) == trained
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_positions_that_are_known_change_nothing(dtype):
+    (hidden, weight, _), labels, loss_weight = tensors(dtype)
+    where = (labels != -100).nonzero().squeeze(1)
+    losses = [
+        ops.linear_cross_entropy(hidden, weight, labels, loss_weight=loss_weight, memory_budget=ONE, label_positions=given)
+        for given in (None, where)
+    ]
+    assert torch.equal(*losses)
+    model = build("llama")
+    inputs, labels = batch()
+    where = (labels.flatten() != -100).nonzero().squeeze(1)
+    for ask in (ops.label_log_probs, ops.next_token_loss):
+        plain, known = (ask(model, inputs, labels, memory_budget=ONE, label_positions=given) for given in (None, where))
+        assert torch.equal(plain, known)
 
 
 @pytest.mark.parametrize("budget", [ONE, MANY])
@@ -285,3 +402,21 @@ def test_all_masked_batch_gives_every_parameter_a_gradient(name):
     inputs, labels = batch()
     ops.next_token_loss(model, inputs, torch.full_like(labels, -100), memory_budget=1 << 20).backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("budget", [ONE, 4 * 160 * 70, 1])
+@pytest.mark.parametrize("kind", ["llama", Doubling])
+def test_labels_that_were_taken_out_do_not_count_where_positions_stayed(kind, budget):
+    """`replace(batch, labels=...)` leaves `label_positions` as they are."""
+    model = build(kind) if kind == "llama" else kind(LlamaConfig(**SIZES))
+    inputs, labels = batch()
+    where = (labels.flatten() != -100).nonzero().squeeze(1)
+    fewer = torch.where(torch.arange(labels.shape[1]) % 3 == 0, -100, labels)
+    for ask in (ops.label_log_probs, ops.next_token_loss):
+        results = []
+        for given in (None, where):
+            model.zero_grad()
+            out = ask(model, inputs, fewer, memory_budget=budget, label_positions=given)
+            out.sum().backward()
+            results.append((out.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+        assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(*results, strict=True))

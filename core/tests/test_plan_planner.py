@@ -28,7 +28,7 @@ from swift.api import (
     TunerSpec,
 )
 from swift.api.settings import Settings
-from swift.config.sections import TRAIN_SECTIONS, Section
+from swift.config.sections import TRAIN_SECTIONS, Section, TrainSection
 from swift.errors import ConfigError, DataError, ModelError, PlanRefused, PluginNotFound
 from swift.plan import draft
 from swift.plan.plan import Plan
@@ -152,7 +152,8 @@ def test_every_open_value_is_chosen_with_a_reason(registry: Registry, model: Pat
     assert not plan.problems
     assert chosen(plan) == {
         "device.name": "host", "parallel.nproc_per_node": 1, "parallel.name": "alone", "train.gradient_accumulation_steps": 16,
-        "train.learning_rate": 3e-4, "train.gradient_checkpointing": False, "data.max_length": 512, "model.dtype": "bfloat16",
+        "train.learning_rate": 3e-4, "train.compile": "off", "train.gradient_checkpointing": "off", "data.max_length": 512,
+        "model.dtype": "bfloat16",
     }  # fmt: skip
     assert all(choice.why for choice in plan.choices)
     for path, value in chosen(plan).items():
@@ -178,9 +179,71 @@ def test_accelerators_are_all_used(registry: Registry, model: Path, data: str) -
     values = chosen(plan)
     assert (values["device.name"], values["parallel.nproc_per_node"], values["parallel.name"]) == ("gpu", 4, "copies")
     assert values["train.gradient_accumulation_steps"] == 4
-    assert values["train.gradient_checkpointing"] is True
+    assert values["train.gradient_checkpointing"] == "off"
     assert plan.components["launcher"].name == "starter"
     assert plan.facts["parallel.world_size"] == 4
+
+
+def test_activations_are_recomputed_only_as_far_as_memory_asks(registry: Registry, model: Path, data: str) -> None:
+    def plan(memory: int, mode: str = "auto") -> Plan:
+        HERE["gpu"] = DeviceInfo(1, ("card",), memory)
+        return make_plan(resolved(model, data=data, train={"gradient_checkpointing": mode}), registry)
+
+    def why(plan: Plan) -> str:
+        return next(c.why for c in plan.choices if c.path == "train.gradient_checkpointing")
+
+    needs = {mode: plan(80 * GIB, mode).estimate["memory"]["total"] for mode in ("off", "selective", "full")}
+    assert needs["off"] > needs["selective"] > needs["full"]
+    for mode, total in needs.items():
+        made = plan(round(total / 0.8) + 1)
+        assert chosen(made)["train.gradient_checkpointing"] == made.config["train"]["gradient_checkpointing"] == mode
+        assert made.estimate["memory"]["total"] == total
+        assert f"an estimate of {total / GIB:.1f} GiB fits 80 % of the" in why(made)
+        assert ("off would take" in why(made)) == (mode != "off")
+    assert chosen(plan(round(needs["full"] / 0.8) - 10))["train.gradient_checkpointing"] == "full"
+    assert chosen(plan(0))["train.gradient_checkpointing"] == "full"
+    assert "memory is what is short on accelerators" in why(plan(0))
+
+
+def test_activations_are_not_offloaded_to_where_they_are(registry: Registry, model: Path, data: str) -> None:
+    plan = make_plan(resolved(model, data=data, train={"gradient_checkpointing": "offload"}), registry)
+    (problem,) = plan.refused
+    assert "where host computes anyway" in problem.message and problem.fix == "--gradient_checkpointing full"
+    HERE["gpu"] = DeviceInfo(1, ("card",), 80 * GIB)
+    assert not make_plan(resolved(model, data=data, train={"gradient_checkpointing": "offload"}), registry).refused
+
+
+def test_updates_in_the_backward_pass_are_refused_with_what_to_type(registry: Registry, model: Path, data: str) -> None:
+    def plan(**train: Any) -> Plan:
+        return make_plan(resolved(model, data=data, train={"optimizer_in_backward": True, **train}), registry)
+
+    (problem,) = plan().refused
+    assert problem.fix == "--max_grad_norm 0 --gradient_accumulation_steps 1"
+    assert "16 micro-batches" in problem.message
+    (problem,) = plan(max_grad_norm=0.0, gradient_accumulation_steps=1, auto_batch_size=True).refused
+    assert problem.fix == "--auto_batch_size false"
+    HERE["gpu"] = DeviceInfo(2, ("card",) * 2, 80 * GIB)
+    (problem,) = plan(max_grad_norm=0.0, gradient_accumulation_steps=1).refused
+    assert problem.fix == "--nproc_per_node 1"
+    HERE["gpu"] = DeviceInfo(1, ("card",), 80 * GIB)
+    legal = plan(max_grad_norm=0.0, gradient_accumulation_steps=1)
+    assert not legal.refused
+    less, all_at_once = (
+        p.estimate["memory"]["per_rank"].get("gradients", 0)
+        for p in (legal, make_plan(resolved(model, data=data), registry))
+    )  # fmt: skip
+    assert 0 < less < all_at_once
+
+
+@pytest.mark.parametrize(
+    ("typed", "mode"),
+    [
+        (None, "auto"), (True, "full"), (False, "off"), ("true", "full"), ("no", "off"), ("Selective", "selective"),
+        ("offload", "offload"), ("auto", "auto"),
+    ],
+)  # fmt: skip
+def test_the_setting_is_still_understood_as_a_switch(typed: Any, mode: str) -> None:
+    assert TrainSection(gradient_checkpointing=typed).gradient_checkpointing == mode
 
 
 def test_a_host_takes_as_many_processes_as_asked(registry: Registry, model: Path, data: str) -> None:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from plugin_dists import TUNER, found_in, make_dist, new_site, python
 
 from swift.api import KINDS, ParallelSpec, hookspecs, plural
+from swift.cli import listing
 from swift.errors import ConfigError, PluginBroken, PluginConflict, PluginError, PluginNotFound
 from swift.plugins import collect, index, scan
 from swift.plugins.info import Entry
@@ -243,6 +244,33 @@ def test_swift_plugins_that_names_the_unknown_is_refused(site, monkeypatch):
         found_in(site)
 
 
+@pytest.mark.parametrize(
+    ("words", "variable", "allow", "says"),
+    [
+        (["list", "tuners"], "nobody", None, ["SWIFT_PLUGINS=nobody leaves no plugin", "nobody is not installed", "galore"]),
+        (["list"], "none", None, ["SWIFT_PLUGINS=none leaves no plugin", "unset SWIFT_PLUGINS"]),
+        (["list", "tuners"], "", ["other-*"], ['"allow" in', "leaves no plugin", "galore"]),
+    ],
+)
+def test_a_list_that_leaves_no_plugin_is_named(site, monkeypatch, words, variable, allow, says):
+    make_dist(site)
+    monkeypatch.setattr(index, "search_path", lambda: [str(site)])
+    monkeypatch.setenv("SWIFT_PLUGINS", variable)
+    if allow is not None:
+        (site.parent / "plugins.json").write_text(json.dumps({"allow": allow}), encoding="utf-8")
+    with pytest.raises(PluginError) as caught:
+        listing.main(words[1:])
+    assert all(word in str(caught.value) for word in says), str(caught.value)
+
+
+def test_a_listing_says_that_others_were_left_out(site, monkeypatch, capsys):
+    make_dist(site)
+    monkeypatch.setattr(index, "search_path", lambda: [str(site)])
+    monkeypatch.setenv("SWIFT_PLUGINS", "galore")
+    assert listing.main(["models"]) == 0
+    assert "no model is installed among what SWIFT_PLUGINS=galore leaves" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"disable": []}', '{"disabled": "a"}', '{"prefer": {"a": 1}}'])
 def test_a_damaged_preferences_file_is_named(site, text):
     (site.parent / "plugins.json").write_text(text, encoding="utf-8")
@@ -262,21 +290,46 @@ def test_strict_mode_makes_any_unusable_plugin_an_error_with_exit_code_3(site, m
 # ----------------------------------------------------------------------------------------------------------------- crashes
 
 
-def test_a_plugin_that_takes_the_interpreter_down_is_skipped_next_time(site, tmp_path):
-    code = """
-    from swift.plugins.registry import discover
-    print([(p.id, p.status) for p in discover().plugins if p.id in ("bad", "good")])
-    """
+DISCOVER = """
+from swift.plugins.registry import discover
+print([(p.id, p.status) for p in discover().plugins if p.id in ("bad", "good", "worse")])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="doors are read in a forked copy on Linux")
+@pytest.mark.parametrize("end", ["os.abort()", "os._exit(0)", "os._exit(3)", "os.kill(os.getpid(), 9)"])
+def test_a_door_that_ends_its_process_does_not_end_the_first_start(site, tmp_path, end):
+    package = make_dist(site, f"import os; {end}", dist="acme-swift-bad", plugin="bad")
+    make_dist(site, "import os; os._exit(1)", dist="acme-swift-worse", plugin="worse")
+    make_dist(site, dist="acme-swift-good", plugin="good", name="good")
+    first = python(DISCOVER, site=site)
+    assert first.stdout.strip() == "[('bad', 'crashed'), ('good', 'ok'), ('worse', 'crashed')]", first.stderr
+    for plugin, dist in (("bad", "acme-swift-bad"), ("worse", "acme-swift-worse")):
+        assert f"plugin {plugin!r} ({dist} 0.3.1) ended the process that imported" in first.stderr
+    second = python(DISCOVER, site=site)
+    assert second.stdout == first.stdout and not second.stderr
+    (site / package / "swift_plugin.py").write_text(
+        TUNER.replace("{name}", "bad").replace("{package}", package), encoding="utf-8"
+    )
+    assert python(DISCOVER, site=site).stdout.strip() == "[('bad', 'ok'), ('good', 'ok'), ('worse', 'crashed')]"
+    again = "import sys; from swift.cli.main import main; sys.exit(main(['plugin', 'retry', 'worse']))"
+    assert "tried again" in python(again, site=site).stdout
+    assert "ended the process" in python(DISCOVER, site=site).stderr, "forgotten, so it was tried again"
+
+
+def test_where_no_copy_can_be_made_it_is_skipped_next_time(site, tmp_path):
+    """A process of several threads is not copied."""
+    waiting = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     package = make_dist(site, "import os; os.abort()", dist="acme-swift-bad", plugin="bad")
     make_dist(site, dist="acme-swift-good", plugin="good", name="good")
-    assert python(code, site=site).returncode == -6
-    for _ in range(2):  # it stays skipped, and is no part of a kept index
-        second = python(code, site=site)
+    assert python(waiting + DISCOVER, site=site).returncode == -6
+    for _ in range(2):
+        second = python(DISCOVER, site=site)
         assert second.stdout.strip() == "[('bad', 'crashed'), ('good', 'ok')]", second.stderr
     (site / package / "swift_plugin.py").write_text(
         TUNER.replace("{name}", "bad").replace("{package}", package), encoding="utf-8"
     )
-    assert python(code, site=site).stdout.strip() == "[('bad', 'ok'), ('good', 'ok')]"
+    assert python(DISCOVER, site=site).stdout.strip() == "[('bad', 'ok'), ('good', 'ok')]"
     assert not list((tmp_path / "home" / "index").glob("loading.*"))
 
 

@@ -1,4 +1,4 @@
-"""The index answers for as long as nothing changed, and only then; a broken plugin is never remembered."""
+"""The index answers for as long as nothing changed, and only then; a broken plugin is tried again when it may be mended."""
 
 from __future__ import annotations
 
@@ -114,12 +114,57 @@ def test_another_core_version_does_not_read_this_index(site, monkeypatch):
     assert found_in(site).rebuilt
 
 
-def test_an_index_with_a_broken_plugin_is_never_kept(site):
-    make_dist(site, "import nothing_of_that_name")
+def mend_door(site, package):
+    (site / package / "swift_plugin.py").write_text(WHOLE.replace("{package}", package), encoding="utf-8")
+
+
+def mend_part(site, package):
+    (site / package / "parts" / "names.py").write_text("NAME = 'galore'\n", encoding="utf-8")
+
+
+def mend_by_a_module(site, package):
+    (site / package / "parts" / "more.py").write_text("", encoding="utf-8")
+
+
+def mend_by_a_library(site, package):
+    (site / "acme_galore_library.py").write_text("", encoding="utf-8")
+
+
+WHOLE = TUNER.replace("{name}", "galore")
+BROKEN = {
+    "door": ("1 / 0", "", mend_door),
+    "part": ("from {package}.parts.names import NAME\n" + WHOLE, "NAME = 1 / 0\n", mend_part),
+    "syntax": ("from {package}.parts.names import NAME\n" + WHOLE, "NAME = = 1\n", mend_part),
+    "what it returns": (
+        "from {package}.parts.names import NAME\n" + WHOLE.replace('"galore"', "NAME"),
+        "NAME = 'A B'\n",
+        mend_part,
+    ),
+    "a module that is not there": ("import {package}.parts.more\n" + WHOLE, "", mend_by_a_module),
+    "a library that is not there": ("import acme_galore_library\n" + WHOLE, "", mend_by_a_library),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_plugin_is_remembered_until_it_may_be_mended(site, case):
+    door, part, mend = BROKEN[case]
+    package = make_dist(site, door)
+    (site / package / "parts").mkdir()
+    (site / package / "parts" / "__init__.py").write_text("", encoding="utf-8")
+    (site / package / "parts" / "names.py").write_text(part, encoding="utf-8")
     make_dist(site, dist="acme-swift-sound", plugin="sound", name="sound")
-    for _ in range(2):
-        assert found_in(site).rebuilt
-    assert not list((site.parent / "home").rglob("plugins-*.json"))
+    code = """
+    import sys
+    from swift.plugins.registry import discover
+    registry = discover(paths=[sys.path[1]])
+    print(registry.rebuilt, next(p.status for p in registry.plugins if p.id == "galore"), registry.has("tuner", "sound"))
+    """
+    said = [python(code, site=site) for _ in range(2)]
+    assert [done.stdout.split() for done in said] == [["True", "broken", "True"], ["False", "broken", "True"]], said
+    assert found_in(site, strict=False).rebuilt, "commands that explain the installation look again"
+    mend(site, package)
+    assert python(code, site=site).stdout.split() == ["True", "ok", "True"]
+    assert python(code, site=site).stdout.split() == ["False", "ok", "True"]
 
 
 def test_a_damaged_index_is_rebuilt(site):

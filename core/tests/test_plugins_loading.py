@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -215,3 +217,25 @@ def test_run_time_hooks_are_called_on_the_plugins_of_the_plan_only(site, tmp_pat
     seen: list[str] = []
     hooks.for_components(components).hook.swift_train_end(run_dir=tmp_path, metrics={"seen": seen})
     assert sorted(seen) == ["one", "two"]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["collecting", "switched-off-by-the-user"])
+def test_the_collector_rests_while_torch_is_imported_and_no_longer(tmp_path, before):
+    (tmp_path / "torch.py").write_text("import gc\nseen = gc.isenabled()\nkept = [[] for _ in range(1000)]\n", encoding="utf-8")
+    (tmp_path / "light.py").write_text("import gc\n", encoding="utf-8")
+    (tmp_path / "heavy.py").write_text("import torch\nfault = None\n", encoding="utf-8")
+    (tmp_path / "faulty.py").write_text("import torch\nraise RuntimeError\n", encoding="utf-8")
+    program = (
+        "import gc, sys\nfrom swift.errors import PluginBroken\nfrom swift.plugins.loading import load_object\n"
+        "gc.enable() if BEFORE else gc.disable()\n"
+        "load_object('light')\n"
+        "assert gc.get_freeze_count() == 0\n"
+        "try: load_object(NAME)\n"
+        "except PluginBroken: pass\n"
+        "import torch\n"
+        "assert not torch.seen and gc.isenabled() == BEFORE, (torch.seen, gc.isenabled())\n"
+        "assert (gc.get_freeze_count() > 1000) == BEFORE, gc.get_freeze_count()\n"
+    )
+    for name in ("heavy:fault", "faulty"):
+        own = program.replace("BEFORE", str(before)).replace("NAME", repr(name))
+        subprocess.run([sys.executable, "-c", own], check=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})

@@ -152,3 +152,15 @@ def test_write_text_is_whole(tmp_path: Path) -> None:
     write_text(tmp_path / "x", "two")
     assert (tmp_path / "x").read_text(encoding="utf-8") == "two"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("kept", ["log.jsonl", "rejects.jsonl", "checkpoints/step-000001", "final", "notes.txt"])
+def test_a_run_that_never_was_is_taken_away_and_any_other_stays(tmp_path: Path, kept: str) -> None:
+    nothing, something = (RunDir.create(tmp_path / name, PLAN, {"model": "m"}) for name in ("nothing", "something"))
+    write_text(nothing.path / "error.txt", "why")
+    if "." in kept:
+        write_text(something.path / kept, "x")
+    else:
+        (something.path / kept).mkdir()
+    assert nothing.discard() and not nothing.path.exists()
+    assert not something.discard() and (something.path / kept).exists() and something.plan == PLAN

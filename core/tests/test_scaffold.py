@@ -12,7 +12,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 from flit_core.wheel import make_wheel_in
+from plugin_dists import make_dist, python
 
 from swift.api import KINDS
 from swift.cli import plugin
@@ -175,3 +178,25 @@ def test_check_gives_a_verdict_per_claim(tmp_path):
         and " 1 failed, " in wrong
     )
     assert re.search(r"settings are strict and defaulted +- .*no settings", right)
+    assert re.search(r"dataset:right +rows = 4 +holds +the number of rows is true", right)
+    assert re.search(r"dataset:wrong +rows = 5 +FAILED +the number of rows is true", wrong)
+
+
+CLAIMING = """
+from swift.api import QuantizerSpec, hookimpl
+
+@hookimpl
+def swift_quantizers():
+    return [QuantizerSpec(name="through", impl="{package}.impl:quantize", summary="a test", bits=(4,), trainable=True)]
+"""
+
+
+def test_check_fails_a_claim_that_cannot_be_tried(tmp_path):
+    """And gives each claim of a spec its own verdict."""
+    make_dist(tmp_path, CLAIMING, dist="acme-through", plugin="through", files={"impl.py": "def quantize(model): ..."})
+    code = "import sys; from swift.cli.main import main; sys.exit(main(['plugin', 'check', 'acme-through']))"
+    done = python(code, site=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "quantizer:through claims trainable, and this version's contract kit has no test for it" in done.stdout
+    assert re.search(r"quantizer:through +trainable +FAILED +this version has none", done.stdout), done.stdout
+    assert "1 failed" in done.stdout

@@ -103,6 +103,23 @@ class RunDir:
             ) from error
         return run
 
+    def discard(self) -> bool:
+        """Take the folder away again where it holds nothing but plan, config and what was said already. Else False.
+
+        Logs of workers stay unless their error was an explained one.
+        """
+        made = {self.plan_file.name, self.config_file.name, self.checkpoint_folder.name}
+        try:
+            said = self.path / "error.txt"
+            if said.is_file() and not said.read_text(encoding="utf-8").startswith("Traceback"):
+                made |= {said.name, "logs"}
+            if {item.name for item in self.path.iterdir()} - made or any(self.checkpoint_folder.iterdir()):
+                return False
+            shutil.rmtree(self.path)
+        except OSError:
+            return False
+        return True
+
     def write(self, plan: Plan, config: dict[str, Any]) -> None:
         write_text(self.plan_file, plan.to_json() + "\n")
         write_text(self.config_file, yaml.safe_dump(config, allow_unicode=True, sort_keys=False))

@@ -79,7 +79,12 @@ def start(
             folder, overwrite = folder.with_name(f"{folder.name}.node-{node}"), True
         run_dir = RunDir.create(folder, plan, anchored(resolved.plain()), overwrite=overwrite)
     say(f"run directory: {run_dir}")
-    return run_dir, execute(plan, run_dir, live)
+    try:
+        return run_dir, execute(plan, run_dir, live)
+    except BaseException:
+        if old is None and run_dir.discard():
+            say(f"nothing was trained; {run_dir} is taken away again")
+        raise
 
 
 def reload(

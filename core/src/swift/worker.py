@@ -8,13 +8,14 @@ import traceback
 from pathlib import Path
 
 from swift.errors import Interrupted, SwiftError
+from swift.plugins.loading import load_object
 from swift.run_dir import RunDir
-from swift.training.run import run
 
 
 def main(plan_file: str) -> int:
     run_dir = RunDir(Path(plan_file).parent)
     try:
+        run = load_object("swift.training.run:run")
         run(run_dir.plan, run_dir)
     except Interrupted as error:
         return error.exit_code

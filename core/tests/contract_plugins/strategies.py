@@ -120,6 +120,47 @@ class Averages(Right):
             gradient /= self.world_size
 
 
+class Deals(Right):
+    """Rank 0 keeps gradients and the optimizer's state of the first, largest parameter, rank 1 of the others."""
+
+    @property
+    def mine(self) -> list[nn.Parameter]:
+        first, *others = self.module.parameters()
+        return others if self.rank else [first]
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        module.register_forward_pre_hook(lambda *_: self.hand_out())
+        return super().wrap(module)
+
+    def hand_out(self) -> None:
+        for number, parameter in enumerate(self.module.parameters()):
+            dist.broadcast(parameter.data, min(number, 1))
+
+    def reduce(self, gradients):
+        super().reduce(gradients)
+        mine = set(map(id, self.mine))
+        for parameter in self.module.parameters():
+            if id(parameter) not in mine:
+                parameter.grad = None
+
+    def clip_gradients(self, parameters, max_norm):
+        squares = torch.stack([p.grad.square().sum() for p in self.mine]).sum()
+        dist.all_reduce(squares)
+        norm = squares.sqrt()
+        nn.utils.clip_grads_with_norm_(self.mine, max_norm or float("inf"), norm)
+        return norm
+
+    def unwrapped(self, module):
+        self.hand_out()
+        return super().unwrapped(module)
+
+    def save_optimizer(self, optimizer, folder):
+        torch.save(optimizer.state_dict(), folder / f"optimizer-{self.rank}.pt")
+
+    def load_optimizer(self, optimizer, folder):
+        optimizer.load_state_dict(torch.load(folder / f"optimizer-{self.rank}.pt", weights_only=True))
+
+
 class KeepsToItself(Right):
     def broadcast(self, value):
         return value

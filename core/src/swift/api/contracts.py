@@ -57,6 +57,10 @@ class LoadRequest:
     """Of random weights."""
     local_rank: int = 0
     """Number of the device on this machine."""
+    autocast: str = ""
+    """dtype that products of float32 weights are computed in; "": their own."""
+    documents: bool = False
+    """Documents will share rows, as in training: an attention that keeps them apart by their bounds is worth while."""
 
 
 @dataclass
@@ -68,9 +72,11 @@ class LoadedModel:
     attention: str
     """The implementation that was taken."""
     keeps_documents_apart: bool
-    """Restarting position ids, without a mask, isolate documents that share a row."""
+    """Restarting position ids, without a mask, isolate documents that share a row (together with bounds, where it takes them)."""
     notes: list[str] = field(default_factory=list)
     """Lines for the user: what was chosen and why."""
+    takes_bounds: bool = False
+    """The model shall also be called with `Batch.bounds`, under transformers' names (`cu_seq_lens_q`, ...)."""
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Of multimodal models: `vit`, `aligner` and `llm` -> paths of modules. One inside another one belongs to its own part."""
     processor: MediaProcessor | None = None
@@ -351,6 +357,11 @@ class Batch:
         values: name -> [rows] float32, numbers of the rows; empty unless examples have them.
         num_rows: Rows (examples), of which each may be several documents.
         reference: name -> tensor, what `Objective.reference` found out about the batch; empty where no reference model is used.
+        label_positions: [num_labels] int64, positions in the flattened [B * S] that have a label, ascending, so that nobody has
+            to ask the device which; None for batches that the loader did not make.
+        bounds: [documents + 1] int32, where the documents of the single row end, first 0 (`cu_seqlens` of attention kernels);
+            None for padded batches and those that the loader did not make.
+        longest_document: Tokens of the longest document; 0: unknown.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -363,6 +374,9 @@ class Batch:
     values: dict[str, torch.Tensor] = field(default_factory=dict)
     num_rows: int = 0
     reference: dict[str, torch.Tensor] = field(default_factory=dict)
+    label_positions: torch.Tensor | None = None
+    bounds: torch.Tensor | None = None
+    longest_document: int = 0
 
 
 @dataclass
@@ -454,7 +468,8 @@ class Device(ABC):
 
     @abstractmethod
     def attention(self) -> tuple[str, ...]:
-        """transformers' names of attention implementations, best first."""
+        """transformers' names of attention implementations, and torch_varlen, best first; loaders pass over those that they, the
+        model or the installed packages do not know."""
 
     @abstractmethod
     def collective_backend(self) -> str:

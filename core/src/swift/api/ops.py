@@ -25,6 +25,9 @@ _logger = logging.getLogger(__name__)
 _MAX_TILE_TOKENS, _MAX_TILE_VOCABULARY = 4096, 32768
 _MIN_TILE_TOKENS, _MIN_TILE_ELEMENTS = 64, 1 << 14
 _BYTES_PER_LOGIT = 8  # a tile lives twice in float32: the logits and one temporary
+_MIN_CHUNK_TOKENS = 64
+_MAX_CHUNK_TOKENS_CPU = 256  # measured: as fast as one piece, which may be many times larger
+_MIN_CHUNK_TOKENS_TRAINED = 512  # each chunk reads and writes the weight's whole gradient, which only large ones are worth
 _MM_FLOAT32_OUT = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
 
 
@@ -41,29 +44,41 @@ def linear_cross_entropy(
     bias: Tensor | None = None,
     softcap: float | None = None,
     logit_scale: float | None = None,
+    label_positions: Tensor | None = None,
 ) -> Tensor:
     """Sum of the cross entropy over the labels that are not -100, without logits for the others.
+
+    Gradients are computed in the forward pass, so that no logits are kept and none are computed twice; the backward pass
+    scales them.
 
     Args:
         hidden: [T, H], any floating dtype; the matrix product runs in it.
         weight: [V, H] of the output layer.
         labels: [T], the token that each position must predict, or -100.
-        memory_budget: Bytes that logits may take at once. Where the float32 logits of all labels fit, they are made in one
-            piece; otherwise in tiles that the backward pass computes again.
+        memory_budget: Bytes that logits may take at once, in one piece or in chunks of labels. Where it is too little for
+            chunks worth a matrix product, logits are made in tiles that the backward pass computes again.
         loss_weight: [T], factor per label.
         bias: [V].
         softcap: Logits become `softcap * tanh(logits / softcap)` (Gemma 2), after scaling.
         logit_scale: Factor on the logits (Cohere; Granite has its inverse).
+        label_positions: As in `select_labels`.
 
     Returns:
-        0-d float32. Without any label a zero that is still connected to `hidden`, `weight` and `bias`, so that ranks which
-        wait for gradients do not hang.
+        0-d float32 (float64 for such states). Without any label a zero that is still connected to `hidden`, `weight` and
+        `bias`, so that ranks which wait for gradients do not hang.
     """
-    hidden, labels, loss_weight = select_labels(hidden, labels, loss_weight)
-    log_probs = token_log_probs(
-        hidden, weight, labels, memory_budget=memory_budget, bias=bias, softcap=softcap, logit_scale=logit_scale
-    )
-    return (-log_probs if loss_weight is None else -log_probs * loss_weight.float()).sum()
+    hidden, tokens, loss_weight = select_labels(hidden, labels, loss_weight, label_positions)
+    if label_positions is not None:  # whoever took labels out of the batch has left the positions as they were
+        scored = tokens != IGNORED
+        tokens, loss_weight = tokens.clamp(min=0), scored.float() if loss_weight is None else loss_weight * scored
+    size = _chunk_tokens(hidden, weight, softcap, memory_budget)
+    if not size or (loss_weight is not None and loss_weight.requires_grad):
+        log_probs = token_log_probs(
+            hidden, weight, tokens, memory_budget=memory_budget, bias=bias, softcap=softcap, logit_scale=logit_scale
+        )
+        return (-log_probs if loss_weight is None else -log_probs * loss_weight.float()).sum()
+    scale = 1.0 if logit_scale is None else float(logit_scale)
+    return _ChunkedLoss.apply(hidden, weight, bias, tokens, loss_weight, softcap, scale, size, torch.is_grad_enabled())
 
 
 def token_log_probs(
@@ -95,15 +110,46 @@ def transform_logits(logits: Tensor, *, softcap: float | None, logit_scale: floa
     return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
-def select_labels(hidden: Tensor, labels: Tensor, loss_weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Rows of `hidden` [..., H] that have a label [...], with label and weight: [T, H], [T], [T]."""
+def select_labels(
+    hidden: Tensor, labels: Tensor, loss_weight: Tensor | None, label_positions: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Rows of `hidden` [..., H] that have a label [...], with label and weight: [T, H], [T], [T].
+
+    Args:
+        label_positions: [T], where labels stand in the flattened [...]; `Batch.label_positions` has it. None: the device is
+            asked, which waits for it. What stands there without a label comes with -100.
+    """
+    rows = _positions(labels) if label_positions is None else label_positions
     labels = labels.reshape(-1)
-    rows = (labels != IGNORED).nonzero().squeeze(-1)
     return (
         hidden.reshape(-1, hidden.shape[-1]).index_select(0, rows),
         labels.index_select(0, rows),
         None if loss_weight is None else loss_weight.reshape(-1).index_select(0, rows),
     )
+
+
+def _positions(labels: Tensor) -> Tensor:
+    return (labels.reshape(-1) != IGNORED).nonzero().squeeze(-1)
+
+
+def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def _chunk_tokens(hidden: Tensor, weight: Tensor, softcap: float | None, memory_budget: int) -> int:
+    """Labels of one chunk over the whole vocabulary; 0 where tiles serve better."""
+    narrow = _compute_dtype(hidden)
+    wide = torch.promote_types(narrow, torch.float32)
+    bytes_per_logit = wide.itemsize * (2 if softcap else 1) + (narrow.itemsize if narrow != wide else 0)
+    size = memory_budget // (bytes_per_logit * len(weight))
+    trained = weight.requires_grad and torch.is_grad_enabled()
+    if trained and weight.dtype != wide:  # chunks would round the sum of their gradients again and again
+        return max(len(hidden), 1) if size >= len(hidden) else 0
+    if weight.is_cpu:
+        size = min(size, _MAX_CHUNK_TOKENS_CPU)
+    least = _MIN_CHUNK_TOKENS_TRAINED if trained and not weight.is_cpu else _MIN_CHUNK_TOKENS
+    return max(min(size, len(hidden)), 1) if size >= min(least, len(hidden)) else 0
 
 
 def _tile(num_tokens: int, vocabulary: int, memory_budget: int) -> tuple[int, int]:
@@ -118,7 +164,83 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     if _MM_FLOAT32_OUT and total.is_cuda and a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16):
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
     else:
-        total.addmm_(a.float(), b.float())
+        total.addmm_(a.to(total.dtype), b.to(total.dtype))
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Sum of the cross entropy with its gradients computed beside it, chunk by chunk of labels.
+
+    The idea is that of Liger Kernel (Hsu et al. 2024, arXiv:2410.10989, section 3.2, fused linear cross entropy). Here the
+    gradient is of the sum, and what the caller divides by comes in by the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, loss_weight: Tensor | None,
+                softcap: float | None, scale: float, size: int, differentiate: bool) -> Tensor:  # fmt: skip
+        ctx.dtype, ctx.softcap, ctx.scale = _compute_dtype(hidden), softcap, scale
+        wide = torch.promote_types(ctx.dtype, torch.float32)
+        needs_hidden, needs_weight, needs_bias = (differentiate and needed for needed in ctx.needs_input_grad[:3])
+        total = torch.zeros((), device=hidden.device, dtype=wide)
+        matrix = weight.to(ctx.dtype)
+        d_hidden = torch.empty_like(hidden) if needs_hidden else None
+        d_weight = torch.zeros(weight.shape, device=weight.device, dtype=wide) if needs_weight and size < len(tokens) else None
+        d_bias = torch.zeros(len(weight), device=weight.device, dtype=wide) if needs_bias else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(tokens), size):
+                rows = slice(start, start + size)
+                chunk, index = hidden[rows].to(ctx.dtype), tokens[rows, None]
+                logits, slope = _logits(ctx, chunk, matrix, bias, 0, len(matrix))
+                top, own = logits.amax(1, keepdim=True), logits.gather(1, index)
+                z = logits.sub_(top).exp_().sum(1, keepdim=True)
+                losses = z.log() + top - own
+                factor = torch.ones_like(z) if loss_weight is None else loss_weight[rows, None].to(wide)
+                total += (losses * factor).sum()
+                if not (needs_hidden or needs_weight or needs_bias):
+                    continue
+                factor = factor * scale
+                d_logits = logits.mul_(factor / z).scatter_add_(1, index, -factor)
+                if slope is not None:
+                    d_logits.mul_(slope)
+                if d_bias is not None:
+                    d_bias += d_logits.sum(0)
+                d_logits = d_logits.to(ctx.dtype)
+                del logits, slope
+                if d_hidden is not None:
+                    d_hidden[rows] = d_logits @ matrix
+                if d_weight is not None:
+                    _add_product(d_weight, d_logits.t(), chunk)
+                elif needs_weight:
+                    d_weight = d_logits.t() @ chunk
+            if needs_weight and d_weight is None:  # no label
+                d_weight = torch.zeros_like(weight)
+        ctx.save_for_backward(
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None or bias is None else d_bias.to(bias.dtype),
+        )
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        keep = _graph_is_kept()
+        scaled = [None if d is None else _scale(d.clone() if keep else d, grad) for d in ctx.saved_tensors]
+        return (*scaled, *[None] * 6)
+
+
+def _graph_is_kept() -> bool:
+    """Whether the backward pass at work leaves the graph for another one, which then needs what was saved as it is."""
+    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return ask is None or bool(ask())
+
+
+def _scale(gradient: Tensor, factor: Tensor) -> Tensor:
+    """In place. Of 16-bit gradients it is the product that is rounded, not the factor, by which all would be wrong alike."""
+    if gradient.dtype.itemsize >= 4:
+        return gradient.mul_(factor)
+    for part in gradient.split(max((16 << 20) // max(gradient[:1].numel(), 1), 1)):
+        part.copy_(part.float().mul_(factor))
+    return gradient
 
 
 class _TiledLogProbs(torch.autograd.Function):
@@ -131,15 +253,13 @@ class _TiledLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, softcap: float | None,
                 scale: float, memory_budget: int) -> Tensor:  # fmt: skip
-        kind = hidden.device.type
-        ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-        ctx.softcap, ctx.scale = softcap, scale
+        ctx.dtype, ctx.softcap, ctx.scale = _compute_dtype(hidden), softcap, scale
         ctx.tile = num_tokens, width = _tile(len(tokens), len(weight), memory_budget)
-        log_z = torch.empty(len(tokens), device=hidden.device, dtype=torch.float32)
+        log_z = torch.empty(len(tokens), device=hidden.device, dtype=torch.promote_types(ctx.dtype, torch.float32))
         target = torch.empty_like(log_z)
         for rows in torch.arange(len(tokens), device=hidden.device).split(num_tokens):
             chunk = hidden[rows].to(ctx.dtype)
-            top = torch.full((len(rows),), -torch.inf, device=hidden.device)
+            top = log_z.new_full((len(rows),), -torch.inf)
             total, own = torch.zeros_like(top), torch.zeros_like(top)
             for start in range(0, len(weight), width):
                 logits, _ = _logits(ctx, chunk, weight, bias, start, width)
@@ -161,21 +281,21 @@ class _TiledLogProbs(torch.autograd.Function):
         hidden, weight, bias, tokens, log_z = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         num_tokens, width = ctx.tile
-        d_hidden = torch.zeros(hidden.shape, device=hidden.device, dtype=torch.float32) if needs_hidden else None
+        d_hidden = log_z.new_zeros(hidden.shape) if needs_hidden else None
         d_weight = torch.empty_like(weight) if needs_weight else None
         d_bias = torch.empty_like(bias) if needs_bias else None
         for start in range(0, len(weight), width):
             strip = weight[start : start + width].to(ctx.dtype)
-            d_strip = torch.zeros(strip.shape, device=strip.device, dtype=torch.float32) if needs_weight else None
-            d_strip_bias = torch.zeros(len(strip), device=strip.device) if needs_bias else None
+            d_strip = log_z.new_zeros(strip.shape) if needs_weight else None
+            d_strip_bias = log_z.new_zeros(len(strip)) if needs_bias else None
             for first in range(0, len(tokens), num_tokens):
                 rows = slice(first, first + num_tokens)
                 chunk = hidden[rows].to(ctx.dtype)
                 logits, slope = _logits(ctx, chunk, weight, bias, start, width)
                 d_logits = logits.sub_(log_z[rows, None]).exp_().neg_()  # -p
                 index = tokens[rows] - start
-                inside = ((index >= 0) & (index < len(strip))).nonzero().squeeze(1)
-                d_logits[inside, index[inside]] += 1.0
+                inside = (index >= 0) & (index < len(strip))
+                d_logits.scatter_add_(1, index.clamp(0, len(strip) - 1)[:, None], inside[:, None].to(d_logits.dtype))
                 d_logits.mul_(grad[rows, None] * ctx.scale)
                 if slope is not None:
                     d_logits.mul_(slope)
@@ -198,13 +318,15 @@ def _logits(
 ) -> tuple[Tensor, Tensor | None]:
     """One tile in float32, free to be overwritten, and d(capped)/d(uncapped)."""
     part = slice(start, start + width)
-    logits = F.linear(chunk, weight[part].to(ctx.dtype), None if bias is None else bias[part].to(ctx.dtype)).float()
+    logits = F.linear(chunk, weight[part].to(ctx.dtype), None if bias is None else bias[part].to(ctx.dtype))
+    logits = logits.to(torch.promote_types(ctx.dtype, torch.float32))
     if ctx.scale != 1.0:
         logits.mul_(ctx.scale)
     if not ctx.softcap:
         return logits, None
     bent = logits.div_(ctx.softcap).tanh_()
-    return bent * ctx.softcap, 1 - bent * bent
+    slope = bent.square().neg_().add_(1)
+    return bent.mul_(ctx.softcap), slope
 
 
 # ------------------------------------------------------------------------------------------------- causal language models
@@ -330,37 +452,67 @@ def next_token_loss(
     *,
     memory_budget: int,
     loss_weight: Tensor | None = None,
+    label_positions: Tensor | None = None,
 ) -> Tensor:
     """Sum of the cross entropy of a causal LM over `labels` [B, S] (already shifted; -100 is not scored), 0-d float32.
 
     Args:
         memory_budget: As in `label_log_probs`.
         loss_weight: [B, S], factor per label.
+        label_positions: As in `select_labels`.
     """
-    log_probs = _selected_log_probs(model, inputs, labels, memory_budget)
-    return (-log_probs if loss_weight is None else -log_probs * loss_weight[labels != IGNORED].float()).sum()
+    positions = _positions(labels) if label_positions is None else label_positions
+    split = decoder_and_head(model)
+    if split is not None and split.plain:
+        return linear_cross_entropy(
+            _states(split, inputs), split.head.weight, labels, memory_budget=memory_budget, loss_weight=loss_weight,
+            bias=split.head.bias, softcap=split.softcap, logit_scale=split.logit_scale, label_positions=positions,
+        )  # fmt: skip
+    losses = -label_log_probs(model, inputs, labels, memory_budget=memory_budget, label_positions=positions)
+    return (losses if loss_weight is None else losses * loss_weight.float()).sum()
 
 
-def label_log_probs(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, *, memory_budget: int) -> Tensor:
+def label_log_probs(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    memory_budget: int,
+    label_positions: Tensor | None = None,
+) -> Tensor:
     """[B, S] float32: log-probability of each of `labels` [B, S] (already shifted) under a causal LM; 0 where it is -100.
 
     Logits are made only where there are labels: by tiles within `memory_budget` bytes where the model can be split before its
     head, by chunks of tokens where the head is more than a matrix (LoRA on it, quantized), else from the model's own logits.
+
+    Args:
+        label_positions: As in `select_labels`.
     """
-    log_probs = _selected_log_probs(model, inputs, labels, memory_budget)
-    return log_probs.new_zeros(labels.shape).masked_scatter(labels != IGNORED, log_probs)
+    positions = _positions(labels) if label_positions is None else label_positions
+    log_probs = _selected_log_probs(model, inputs, labels, positions, memory_budget)
+    whole = log_probs.new_zeros(labels.numel()).index_copy(0, positions, log_probs).view(labels.shape)
+    return whole if label_positions is None else whole.masked_fill(labels == IGNORED, 0.0)
 
 
-def _selected_log_probs(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, memory_budget: int) -> Tensor:
+def _states(split: DecoderHead, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Last hidden states [B, S, H], as a plain head takes them."""
+    hidden: Tensor = split.decoder(**inputs, use_cache=False).last_hidden_state
+    return hidden.to(split.head.weight.dtype) if split.plain else hidden
+
+
+def _selected_log_probs(
+    model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, positions: Tensor, memory_budget: int
+) -> Tensor:
     """[T] float32: log-probabilities of the labels, row by row."""
     split = decoder_and_head(model)
     if split is None:
-        logits, tokens = _own_logits(model, inputs, labels)
-        return -F.cross_entropy(logits.float(), tokens, reduction="none")
-    hidden, tokens, _ = select_labels(split.decoder(**inputs, use_cache=False).last_hidden_state, labels, None)
+        logits, tokens = _own_logits(model, inputs, labels, positions)
+        return -F.cross_entropy(logits.float(), tokens.clamp(min=0), reduction="none")
+    hidden, tokens, _ = select_labels(_states(split, inputs), labels, None, positions)
+    tokens = tokens.clamp(min=0)
     if split.plain:
         return token_log_probs(
-            hidden.to(split.head.weight.dtype), split.head.weight, tokens, memory_budget=memory_budget,
+            hidden, split.head.weight, tokens, memory_budget=memory_budget,
             bias=split.head.bias, softcap=split.softcap, logit_scale=split.logit_scale,
         )  # fmt: skip
 
@@ -376,19 +528,17 @@ def _selected_log_probs(model: nn.Module, inputs: Mapping[str, Tensor], labels: 
     return torch.cat([checkpoint(of_chunk, *chunk, use_reentrant=False) for chunk in chunks])
 
 
-def _own_logits(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+def _own_logits(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     """The model's own logits [T, V] at the labels, with these."""
-    extra: dict[str, Any] = {}
     prompt_learning = any(c.is_prompt_learning for c in getattr(model, "peft_config", {}).values())
     if prompt_learning:  # PEFT numbers the positions itself, virtual tokens included, and warns about given ones
         inputs = {name: value for name, value in inputs.items() if name != "position_ids"}
     if labels.shape[0] == 1 and not prompt_learning and "logits_to_keep" in _forward_parameters(model):
-        rows = (labels[0] != IGNORED).nonzero().squeeze(-1)
-        extra["logits_to_keep"] = rows
-        labels = labels[:, rows]
-    logits = model(**inputs, use_cache=False, **extra).logits
+        logits = model(**inputs, use_cache=False, logits_to_keep=positions).logits
+        return logits[0], labels[0].index_select(0, positions)
+    logits = model(**inputs, use_cache=False).logits
     # Virtual tokens come first.
-    return select_labels(logits[:, logits.shape[1] - labels.shape[1] :], labels, None)[:2]
+    return select_labels(logits[:, logits.shape[1] - labels.shape[1] :], labels, None, positions)[:2]
 
 
 def _forward_parameters(model: nn.Module) -> Mapping[str, Any]:

@@ -398,7 +398,9 @@ class OptimizerSpec(Spec):
     kind: ClassVar[str] = "optimizer"
 
     state_bytes_per_parameter: float = 8.0
-    """Bytes of state per trained parameter, for the memory estimate (AdamW in float32: 8)."""
+    """Bytes of state per trained parameter in float32, for the memory estimate (AdamW: 8)."""
+    fixed_state: bool = False
+    """The state takes that much whatever the dtype of the parameters; False: it has their dtype."""
 
 
 @specification

@@ -201,7 +201,7 @@ def _complete_flags(groups: Iterable[flags.Group], before: list[str], current: s
         return []
     flag = known.get(normal(before[position].lstrip("-")))
     follows = len(before) - position - 1
-    if flag is None or (flag.takes in ("one", "bool") and follows > 0):
+    if flag is None or (flag.takes in ("one", "bool", "maybe") and follows > 0):
         return []
     return _values(flag, current, registry)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -67,9 +68,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Raises `ConfigError` for a kind that does not exist."""
+    """Raises `ConfigError` for a kind that does not exist, `PluginError` where the user's own lists leave no plugin."""
     options = parser().parse_args(argv)
     found = registry.discover(strict=False)
+    if (nothing := registry.emptied(found)) and options.kind.lower() not in ("fact", "facts"):
+        raise nothing
     if not options.kind:
         return list_kinds(found, as_json=options.json)
     if options.kind.lower() in ("fact", "facts"):
@@ -91,7 +94,8 @@ def main(argv: list[str]) -> int:
     elif not entries:
         what = f" that contains {options.filter!r}" if options.filter else ""
         what += f" for the task {options.task}" if options.task else ""
-        print(f"no {kind}{what} is installed")
+        asked = os.environ.get("SWIFT_PLUGINS", "")
+        print(f"no {kind}{what} is installed" + (f" among what SWIFT_PLUGINS={asked} leaves" if asked else ""))
     else:
         extra = COLUMNS.get(kind, ())
         header = (kind, *(title for title, _ in extra), "distribution", "summary")

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from swift.cli.bench import figures, measured
+from swift.config.sections import checkpointing_mode
 from swift.plan import estimate as est
-from swift.plan.fit import FULL, Fit, at_batch, calibrate, fits, grouped, longest_row, setup_of_plan
+from swift.plan.fit import FULL, Fit, at_batch, calibrate, fits, grouped, longest_row, modes, setup_of_plan
 from swift.plan.plan import Plan
 from swift.plan.render import bytes_of, columns, duration
 
@@ -54,7 +55,7 @@ def conclusions(plan: Plan, result: Mapping[str, Any]) -> dict[str, Any]:
         found["fits"] = [vars(way) for way in ways]
         context = plan.estimate["model"].get("context_length") or 2**63
         found["longest_row"] = {
-            str(how).lower(): min(longest_row(calibrated, budget=budget, checkpointing=how), context) for how in (False, True)
+            mode: min(longest_row(calibrated, budget=budget, checkpointing=mode), context) for mode in modes(setup)
         }
     return found
 
@@ -82,14 +83,13 @@ def _suggestions(plan: Plan, found: Mapping[str, Any]) -> list[str]:
     if not ways:
         return [f"  nothing with these weights stays under {100 * FULL:.0f} % of {bytes_of(budget)}; see the advice above"]
     train = plan.config["train"]
-    now = (train["batch_size"], bool(train["gradient_checkpointing"]))
+    now = (train["batch_size"], checkpointing_mode(train["gradient_checkpointing"]))
     # The largest ones, and what is set now.
-    shown = [way for n, way in enumerate(ways) if n < SHOWN or (way.batch_size, way.gradient_checkpointing) == now]
+    shown = [way for n, way in enumerate(ways) if n < SHOWN or (way.batch_size, way.checkpointing) == now]
     table = [
         (
-            f"--batch_size {way.batch_size} --gradient_accumulation_steps {way.accumulation} "
-            f"--gradient_checkpointing {str(way.gradient_checkpointing).lower()}",
-            bytes_of(way.total) + (" (now)" if (way.batch_size, way.gradient_checkpointing) == now else ""),
+            way.flags,
+            bytes_of(way.total) + (" (now)" if (way.batch_size, way.checkpointing) == now else ""),
         )
         for way in shown
     ]
@@ -97,6 +97,6 @@ def _suggestions(plan: Plan, found: Mapping[str, Any]) -> list[str]:
     return [
         f"  what fits {100 * FULL:.0f} % of {bytes_of(budget)} with the same rows per step, by the corrected estimate:",
         "\n".join(f"    {flags}  {size}" for flags, size in table),
-        f"  longest row (--max_length) or pack (--packing_length) with --batch_size 1: {longest['false']:,} tokens, "
-        f"{longest['true']:,} with gradient checkpointing",
+        "  longest row (--max_length) or pack (--packing_length) with --batch_size 1, by --gradient_checkpointing: "
+        + ", ".join(f"{mode} {tokens:,} tokens" for mode, tokens in longest.items()),
     ]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from swift.cli.tables import table
 from swift.errors import PluginBroken, PluginError, PluginNotFound
-from swift.plugins import missing, registry
+from swift.plugins import claims, missing, registry
 from swift.plugins.info import Entry
 
 SUITE = """from swift.testing import contract
@@ -25,10 +25,13 @@ CLAIM_FAILED, CLAIM_HOLDS, NOT_CLAIMED = "FAILED", "holds", "-"
 
 
 class Verdict(NamedTuple):
+    """Of one test; `test` is its name, without parameters."""
+
     component: str
     claim: str
     verdict: str
     reason: str = ""
+    test: str = ""
 
 
 def check(what: str) -> int:
@@ -53,6 +56,8 @@ def check(what: str) -> int:
     for verdict in verdicts:
         if verdict.verdict == CLAIM_FAILED:
             print(f"\n{verdict.component}: {verdict.claim}\n  {verdict.reason}")
+    if claimed := of_claims(entries, verdicts):
+        print("\nwhat the specs claim\n" + table(("component", "claim", "verdict", "by the test"), claimed, width=0))
     counts = Counter(v.verdict for v in verdicts)
     others = f"{counts[NOT_CLAIMED]} not claimed" if counts[NOT_CLAIMED] else "all were tried"
     print(f"\n{counts[CLAIM_HOLDS]} hold, {counts[CLAIM_FAILED]} failed, {others}")
@@ -99,19 +104,33 @@ def run_suite(entries: list[Entry]) -> list[Verdict]:
         return [verdict(case, entries) for case in root.iter("testcase")]
 
 
+def of_claims(entries: list[Entry], verdicts: list[Verdict]) -> list[tuple[str, str, str, str]]:
+    """(component, claim, verdict, tests) of what the specs claim by their fields: the worst verdict of the tests of each."""
+    rows = []
+    for entry in entries:
+        said = {(v.test, v.verdict) for v in verdicts if v.component == entry.id}
+        for claim, tests in claims.claimed(entry.spec):
+            found = {verdict for test, verdict in said if test in tests}
+            worst = next((v for v in (CLAIM_FAILED, CLAIM_HOLDS) if v in found), NOT_CLAIMED)
+            shown = ", ".join(test.removeprefix("test_").replace("_", " ") for test in tests)
+            rows.append((entry.id, claim, worst if tests else CLAIM_FAILED, shown or "this version has none"))
+    return rows
+
+
 def verdict(case: Any, entries: list[Entry]) -> Verdict:
     """Of one `testcase` of the JUnit report."""
     number = case.get("classname", "").rpartition(".")[2].removeprefix("Test")
     component = entries[int(number)].id if number.isdigit() else case.get("classname", "")
-    claim = case.get("name", "").removeprefix("test_").replace("_", " ")
+    test, bracket, parameter = case.get("name", "").partition("[")
+    claim = test.removeprefix("test_").replace("_", " ") + bracket + parameter
     for fault in (*case.findall("failure"), *case.findall("error")):
-        return Verdict(component, claim, CLAIM_FAILED, _message(fault.get("message", "")))
+        return Verdict(component, claim, CLAIM_FAILED, _message(fault.get("message", "")), test)
     for skipped in case.findall("skipped"):
-        return Verdict(component, claim, NOT_CLAIMED, skipped.get("message", ""))
-    return Verdict(component, claim, CLAIM_HOLDS)
+        return Verdict(component, claim, NOT_CLAIMED, skipped.get("message", ""), test)
+    return Verdict(component, claim, CLAIM_HOLDS, "", test)
 
 
 def _message(text: str) -> str:
     """The sentence of an assertion, without the comparison that pytest adds."""
     lines = text.strip().splitlines() or ["no message"]
-    return lines[0].removeprefix("AssertionError: ")[:600]
+    return lines[0].removeprefix("AssertionError: ").removeprefix("Failed: ")[:600]

@@ -79,7 +79,7 @@ def parse(argv: Sequence[str], takes: Callable[[str], str], short: Callable[[str
                 result.errors.append((f"flag {shown}", f"unknown{hint}"))
                 continue
         kind, negated = takes(key), False
-        if not kind and key.startswith("no_") and takes(key[3:]) == "bool":
+        if not kind and key.startswith("no_") and takes(key[3:]) in ("bool", "maybe"):
             key, kind, negated = key[3:], "bool", True
         if equals:
             if negated:

@@ -194,10 +194,6 @@ OPTIMIZERS = {
     "none": NOTHING,
     "null": NOTHING,
     **{
-        name: NotYet("8-bit optimizers (come with an optimizer plugin)")
-        for name in ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "paged_lion_8bit")
-    },
-    **{
         name: NotYet("GaLore (comes with the galore tuner)")
         for name in ("galore_adamw", "galore_adafactor", "galore_adamw_8bit")
     },
@@ -259,11 +255,19 @@ def prefixes(value: Any) -> list[str]:
 
 
 def adapters(value: Any) -> Any:
-    """`name=path` pairs go to `engine.adapters`; a bare path is what the verb works on."""
+    """`name=path` pairs, and JSON of them, go to `engine.adapters`; a bare path is what the verb works on."""
     if isinstance(value, Mapping):
         return dict(value)
-    bare = [v for v in as_list(value) if "=" not in str(v)]
-    named = dict(str(v).split("=", 1) for v in as_list(value) if "=" in str(v))
+    bare: list[Any] = []
+    named: dict[str, str] = {}
+    for word in as_list(value):
+        if str(word).lstrip().startswith("{"):
+            named |= as_json(word)
+        elif "=" in str(word):
+            name, _, path = str(word).partition("=")
+            named[name] = path
+        else:
+            bare.append(word)
     if len(bare) > 1:
         raise ValueError(f"wants name=path for every adapter but one, got {', '.join(map(repr, bare))}")
     found: dict[str, Any] = {}
@@ -387,9 +391,9 @@ def recompute(value: Any) -> Any:
     """Megatron's granularity of recomputation."""
     word = str(value).lower()
     if word in {"none", "null", "no", "false"}:
-        return NOTHING if value is None else False
+        return NOTHING if value is None else "off"
     if word in {"full", "selective"}:
-        return True
+        return word
     raise ValueError(f"wants full, selective or none, got {value!r}")
 
 

@@ -10,14 +10,27 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from swift.api.settings import Settings
+from swift.config.argv import BOOLEANS
 
+BY_BOUNDS = ("auto", "torch_varlen", "flash_attention_2", "flash_attention_3")
+"""Values of model.attention that know documents by their bounds: for them joining rows pays on a CPU, too."""
 HOST_PACK, ACCELERATOR_PACK = 1024, 4096
 """Default length of a pack in tokens, on a CPU and on accelerators; the planner and the run follow the same rule."""
 MIN_PACKED_STEPS = 50
 """`auto` packs where that leaves at least this many optimizer steps in the run."""
+
+
+def checkpointing_mode(value: Any) -> Any:
+    """`gradient_checkpointing` in today's words: plans and command lines also say it as a switch, where true is full."""
+    if value is None:
+        return "auto"
+    word = str(value).lower()
+    if word in BOOLEANS:
+        return "full" if BOOLEANS[word] else "off"
+    return word
 
 
 class Section(Settings):
@@ -50,7 +63,8 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """dtype of the weights; auto keeps that of the checkpoint where the device trains in it."""
     attention: str = "auto"
-    """Attention implementation (auto, sdpa, eager, flash_attention_2, ...)."""
+    """Attention implementation. auto in training: flash_attention_3 or _2 where installed, torch_varlen (torch's own kernel
+    for documents of different lengths), sdpa, eager; also flex_attention."""
     init: Literal["pretrained", "random"] = "pretrained"
     """random draws new weights from config.json, to pre-train from nothing."""
     trust_remote_code: bool = False
@@ -194,14 +208,35 @@ class TrainSection(Section):
     """Decoupled weight decay on matrices."""
     max_grad_norm: float = Field(1.0, ge=0.0)
     """Gradients are clipped to this norm; 0 switches it off."""
-    gradient_checkpointing: bool | None = None
-    """Recompute activations in the backward pass; default: on accelerators, off on a CPU."""
+    gradient_checkpointing: Literal["auto", "off", "full", "selective", "offload"] = Field(
+        "auto", json_schema_extra={"x-switch": True}
+    )
+    """What the forward pass keeps for the backward one. full keeps each block's input and recomputes the rest; selective also
+    keeps what matrix products and attention gave; offload keeps the inputs in the host's memory; true is full. auto keeps
+    all where that fits."""
+    compile: Literal["auto", "off", "blocks"] = Field("auto", json_schema_extra={"x-switch": True})
+    """torch.compile: blocks compiles the decoder block, once for all of them, and fills packs up to one length; true is blocks.
+    auto is off."""
     mixed_precision: Literal["auto", "no", "bfloat16"] = "auto"
     """Compute in bfloat16 over float32 weights; auto: on accelerators, where the weights are float32."""
     seed: int = 42
     """Seed of weights, dropout and everything else."""
     full_determinism: bool = False
     """Ask torch for deterministic kernels."""
+    optimizer_in_backward: bool = False
+    """Update each parameter as soon as its gradient is there, and drop it: gradients never live all at once. Needs
+    max_grad_norm 0, one micro-batch per step and one process."""
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _compiled(cls, value: Any) -> Any:
+        word = str(value).lower()
+        return value if word not in BOOLEANS else "blocks" if BOOLEANS[word] else "off"
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _mode(cls, value: Any) -> Any:
+        return checkpointing_mode(value)
 
 
 class EvaluationSection(Section):

@@ -102,7 +102,10 @@ def choices(prop: Mapping[str, Any]) -> list[Any]:
 
 
 def takes(prop: Mapping[str, Any]) -> str:
-    """How many values a flag for this property takes: bool (optional), one, many, map (k=v ...) or any."""
+    """How many values a flag for this property takes: bool (optional), one, maybe (one; bare and `--no-` too), many,
+    map (k=v ...) or any."""
+    if prop.get("x-switch"):
+        return "maybe"
     kinds = types(prop) - {"null"}
     if kinds == {"boolean"}:
         return "bool"

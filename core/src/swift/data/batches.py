@@ -88,7 +88,7 @@ def choose_layout(
 
     Args:
         keeps_documents_apart: `LoadedModel.keeps_documents_apart`.
-        joining_pays: Documents that share a row take less time than padded ones. Not so on CPUs, whose attention goes through
+        joining_pays: Documents that share a row take less time than padded ones. Not so on CPUs where attention goes through
             every pair of positions and masks those of other documents afterwards.
 
     Raises:
@@ -106,7 +106,7 @@ def choose_layout(
     if batching != "auto":
         return batching, f"{batching.replace('_', '-')} rows"
     if not joining_pays:
-        return "padded", "padded, rows of like length together: on a CPU that is faster than rows joined to one"
+        return "padded", "padded, rows of like length together: on a CPU, masked attention makes rows joined to one slower"
     return "packed", "packed rows"
 
 
@@ -157,6 +157,7 @@ class StepLoader:
     Args:
         micro_batch: Units in a micro-batch.
         pad_token_id: Filler of the padded layout.
+        length: Micro-batches of packs are filled up to so many tokens; 0: not.
     """
 
     def __init__(
@@ -171,11 +172,12 @@ class StepLoader:
         seed: int = 42,
         shuffle: bool = True,
         pad_token_id: int = 0,
+        length: int = 0,
     ) -> None:
         self.dataset, self.units = dataset, units
         self.micro_batch, self.world_size, self.rank = micro_batch, world_size, rank
         self.units_per_step = micro_batch * accumulation * world_size
-        self.seed, self.shuffle, self.pad_token_id = seed, shuffle, pad_token_id
+        self.seed, self.shuffle, self.pad_token_id, self.length = seed, shuffle, pad_token_id, length
         self.steps_per_epoch = math.ceil(len(units) / self.units_per_step)
         self._costs = unit_costs(units.members, dataset.lengths)
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
@@ -194,7 +196,7 @@ class StepLoader:
         return share(
             lambda unit: [row_of(self.dataset, int(row)) for row in self.units.members[int(chosen[unit])]],
             self._costs[chosen], self.units.layout, micro_batch=self.micro_batch, world_size=self.world_size, rank=self.rank,
-            pad_token_id=self.pad_token_id,
+            pad_token_id=self.pad_token_id, length=self.length,
         )  # fmt: skip
 
     def epoch(self, step: int) -> float:
@@ -246,12 +248,14 @@ def share(
     world_size: int,
     rank: int,
     pad_token_id: int,
+    length: int = 0,
 ) -> list[Batch]:
     """One rank's micro-batches of a step's units. A rank that has fewer gets the cheapest unit without labels.
 
     Args:
         rows_of: Rows of unit 0, 1, ... of this step; called for what this rank needs.
         costs: float [units].
+        length: Of packs, as in `StepLoader`.
     """
     shares = deal(costs, micro_batch=micro_batch, world_size=world_size, like_together=layout == "padded")
     batches = [
@@ -260,7 +264,7 @@ def share(
     ]
     while len(batches) < len(shares[0]):
         batches.append(collate(rows_of(int(np.argmin(costs))), layout, pad_token_id=pad_token_id, silent=True))
-    return batches
+    return [filled(batch, length) for batch in batches] if length and layout == "packed" else batches
 
 
 def collate(rows: Sequence[TokenRow], layout: Layout, *, pad_token_id: int = 0, silent: bool = False) -> Batch:
@@ -306,7 +310,53 @@ def collate(rows: Sequence[TokenRow], layout: Layout, *, pad_token_id: int = 0, 
         document_rows=_long(np.repeat(np.arange(len(rows)), [1 if r.segments is None else len(r.segments) for r in rows])),
         values={name: torch.tensor([row.values.get(name, math.nan) for row in rows]) for name in names},
         num_rows=0 if silent else len(rows),
+        label_positions=_long(np.flatnonzero(counts)),
+        bounds=None if layout == "padded" else torch.from_numpy(np.append(0, np.cumsum(lengths)).astype(np.int32)),
+        longest_document=int(lengths.max()),
     )
+
+
+FILLER = 256
+"""Tokens of a document that fills a pack up, at most: longer ones cost attention more."""
+
+
+def filled(batch: Batch, length: int) -> Batch:
+    """A micro-batch of one row, filled up to `length` tokens by documents that nothing is learnt from; their ids are 0."""
+    gap = length - batch.labels.shape[1]
+    if batch.inputs.keys() != {"input_ids", "position_ids"} or batch.inputs["position_ids"].ndim != 2:
+        return batch  # media, whose shapes differ anyway
+    if gap < 0 or batch.bounds is None or batch.documents is None:  # 0 goes on: strides, too, shall be those of the others
+        return batch
+    fill = torch.arange(gap)
+    pad = torch.nn.functional.pad
+    ends = (fill[FILLER - 1 :: FILLER] + 1).tolist()
+    ends += [gap] if not ends or ends[-1] != gap else []
+    weight = batch.loss_weight
+    return replace(
+        batch,
+        inputs={
+            **batch.inputs,
+            "input_ids": pad(batch.inputs["input_ids"], (0, gap)),
+            "position_ids": torch.cat([batch.inputs["position_ids"], (fill % FILLER)[None]], 1),
+        },
+        labels=pad(batch.labels, (0, gap), value=IGNORED),
+        loss_weight=None if weight is None else pad(weight, (0, gap)),
+        documents=pad(batch.documents, (0, gap), value=-1),
+        bounds=torch.cat([batch.bounds, batch.bounds[-1] + torch.tensor(ends, dtype=torch.int32)]),
+        longest_document=max(batch.longest_document, min(gap, FILLER)),
+    )
+
+
+def filler(length: int) -> Batch:
+    """A pack of nothing but filler."""
+    empty = torch.zeros((1, 0), dtype=torch.int64)
+    return filled(
+        Batch(
+            inputs={"input_ids": empty, "position_ids": empty}, labels=empty, loss_weight=None, num_labels=0, num_tokens=0,
+            documents=empty, bounds=torch.zeros(1, dtype=torch.int32), label_positions=empty[0],
+        ),
+        length,
+    )  # fmt: skip
 
 
 def _documents(row: TokenRow, silent: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -398,7 +448,21 @@ def moved(batch: Batch, move: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         loss_weight=maybe(batch.loss_weight), documents=maybe(batch.documents), document_rows=maybe(batch.document_rows),
         values={name: move(value) for name, value in batch.values.items()},
         reference={name: move(value) for name, value in batch.reference.items()},
+        label_positions=maybe(batch.label_positions), bounds=maybe(batch.bounds),
     )  # fmt: skip
+
+
+def with_bounds(batch: Batch) -> Batch:
+    """The same batch with bounds of its documents among the model's inputs, by the names of transformers' FlashAttentionKwargs;
+    unchanged where it has none."""
+    if batch.bounds is None:
+        return batch
+    longest = batch.longest_document or int(batch.labels.shape[1])
+    inputs: dict[str, Any] = {
+        **batch.inputs, "cu_seq_lens_q": batch.bounds, "cu_seq_lens_k": batch.bounds, "max_length_q": longest,
+        "max_length_k": longest,
+    }  # fmt: skip
+    return replace(batch, inputs=inputs)
 
 
 def pinned(batch: Batch) -> Batch:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from swift.api.contracts import Encoder, Example, MediaProcessor, Record
-from swift.data import conversations, media_rows, offsets
+from swift.data import conversations, media_rows, offsets, words
 from swift.data.conversations import Conversation, Refused, as_object, as_text, with_argument
 from swift.data.sources import DatasetRegistry
 from swift.data.templates import template_text
@@ -101,7 +102,6 @@ class ChatEncoder(Encoder):
         self.counters: Counter[str] = Counter()
         self._prepared: dict[int | str, tuple[Any, Example | DataError]] = {}
         self._string_arguments: dict[str, bool] = {}
-        self._token_bytes: offsets.TokenBytes | None = None
         self._spelled: Counter[bool] = Counter()
         self._end_ids: set[int | None] | None = None
 
@@ -163,14 +163,16 @@ class ChatEncoder(Encoder):
             tokenizer.special_tokens_map,
             tokenizer.init_kwargs.get("add_bos_token"), tokenizer.init_kwargs.get("add_eos_token"),
             transformers.__version__, tokenizers.__version__,
-            *(Path(file).read_text(encoding="utf-8") for file in (__file__, conversations.__file__, offsets.__file__)),
+            *(Path(str(module.__file__)).read_text(encoding="utf-8") for module in _CODE),
         ]  # fmt: skip
         if self.media:
             parts += [self.media.digest(), Path(media_rows.__file__).read_text(encoding="utf-8")]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_prepared": {}, "counters": Counter(), "_token_bytes": None}
+        made_anew = ("_token_bytes", "_words")
+        kept = {name: value for name, value in self.__dict__.items() if name not in made_anew}
+        return {**kept, "_prepared": {}, "counters": Counter()}
 
     # ------------------------------------------------------------------------------------------------------------- rendering
 
@@ -198,7 +200,7 @@ class ChatEncoder(Encoder):
         return self._jinja(c, messages, add_generation_prompt=prompt)[0]
 
     def _jinja(self, c: Conversation, messages: Sequence[Mapping[str, Any]], **how: bool) -> tuple[str, list[tuple[int, int]]]:
-        options = {**self.tokenizer.special_tokens_map, **self.options, **c.options}
+        options = {**self._special_tokens, **self.options, **c.options}
         if self.media:
             messages = self._for_media(c.template, messages, options)
         try:
@@ -424,12 +426,9 @@ class ChatEncoder(Encoder):
         texts = [d.text for d in documents]
         if not self._reads_bytes():
             return self._encode_by_offsets(documents)
-        rows = self._ids(texts, special=False)
-        if self._token_bytes is None:
-            self._token_bytes = offsets.TokenBytes(self.tokenizer.backend_tokenizer)
         examples: list[Any] = []
-        for document, ids in zip(documents, rows, strict=True):
-            weights = self._token_bytes.weights(document.text, ids, document.spans)
+        for document, (ids, anchors) in zip(documents, self._ids(texts, special=False), strict=True):
+            weights = self._token_bytes.weights(document.text, ids, document.spans, anchors)
             self._spelled[weights is not None] += 1
             examples.append(None if weights is None else {"input_ids": ids, "loss_weight": weights})
         open_rows = [i for i, example in enumerate(examples) if example is None]
@@ -440,15 +439,35 @@ class ChatEncoder(Encoder):
     def _reads_bytes(self) -> bool:
         return _is_plain(self.tokenizer) and self._spelled[False] <= max(self._spelled[True], _USUALLY_SPELLED)
 
-    def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
-        """As the tokenizer's own call, without offsets and attention masks."""
+    @cached_property
+    def _special_tokens(self) -> dict[str, str]:
+        return dict(self.tokenizer.special_tokens_map)
+
+    @cached_property
+    def _token_bytes(self) -> offsets.TokenBytes:
+        return offsets.TokenBytes(self.tokenizer.backend_tokenizer)
+
+    @cached_property
+    def _words(self) -> words.WordIds | None:
+        return words.WordIds.of(self.tokenizer.backend_tokenizer)
+
+    def _ids(self, texts: list[str], *, special: bool) -> Iterator[tuple[list[int], Sequence[offsets.Anchor]]]:
+        """As the tokenizer's own call, without offsets and attention masks; with anchors where the ids spell the text."""
         if not _is_plain(self.tokenizer):
-            return self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
+            batch = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)
+            yield from ((ids, ()) for ids in batch["input_ids"])
+            return
         backend = self.tokenizer.backend_tokenizer
+        remembered = self._words
+        if self.tokenizer.split_special_tokens or (special and backend.num_special_tokens_to_add(False)):
+            remembered = None
+        known = [remembered.ids(text) if remembered else None for text in texts]
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = self.tokenizer.split_special_tokens
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=special)]
+        others = [text for text, found in zip(texts, known, strict=True) if found is None]
+        encodings = iter(backend.encode_batch_fast(others, add_special_tokens=special))
+        yield from ((next(encodings).ids, ()) if found is None else found for found in known)
 
     def _encode_by_offsets(self, documents: list[Rendered]) -> list[Example]:
         if not documents:
@@ -482,7 +501,7 @@ class ChatEncoder(Encoder):
             return []
         eos = self.tokenizer.eos_token_id
         rows = self._ids(texts, special=True)
-        ends = [ids if eos is None or ids[-1:] == [eos] else [*ids, eos] for ids in rows]
+        ends = [ids if eos is None or ids[-1:] == [eos] else [*ids, eos] for ids, _ in rows]
         return [{"input_ids": ids, "loss_weight": [1.0] * len(ids)} for ids in ends]
 
 
@@ -526,6 +545,8 @@ def _direct() -> Callable[..., tuple[str, list[tuple[int, int]]]] | None:
 
 
 _DIRECT = _direct()
+_CODE = (sys.modules[__name__], conversations, offsets, words)
+"""All code that decides what becomes of a text."""
 
 
 @lru_cache

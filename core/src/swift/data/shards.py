@@ -82,71 +82,90 @@ def encode_chunk(records: Sequence[Record], encode: Encode, encoder: Any, first:
     before, encoder.counters = encoder.counters, Counter()
     placeholders = sorted(getattr(encoder, "placeholder_ids", ()))
     encoder.prepare([record for _, record in found])
-    ids: list[np.ndarray] = []
-    weights: list[np.ndarray] = []
-    segments: list[np.ndarray] = []
-    values: list[str] = []
-    trained: list[int] = []
-    rows: list[int] = []
+    numbers: list[int] = []
+    rows: list[_Row] = []
     for row, record in found:
         try:
-            example = encode(record, encoder)
-            tokens, loss_weight, documents = _checked(example)
+            checked = _checked(encode(record, encoder))
             if placeholders:
-                loss_weight = np.where(np.isin(tokens, placeholders), np.float32(0), loss_weight)
-            firsts = np.concatenate([[0], np.cumsum(documents)[:-1]]) if len(documents) else np.zeros(1, np.int64)
-            labels = int(np.count_nonzero(loss_weight)) - int(np.count_nonzero(loss_weight[firsts]))
-            if not labels:
-                raise DataError("no token is trained on: all labels are masked", fix="give an answer a loss weight above 0")
+                checked = _unlearnt(checked, placeholders)
+            rows.append(checked)
+            numbers.append(row)
         except DataError as error:
             rejects.append((row, error.message, error.fix))
-            continue
-        ids.append(tokens)
-        weights.append(loss_weight)
-        segments.append(documents)
-        values.append(json.dumps(numbers) if (numbers := example.get("values")) else "")
-        trained.append(labels)
-        rows.append(row)
-    runs, run_weights = _runs(weights)
-    columns = [
-        _lists(ids, pa.int32()), _lists(runs, pa.int32()), _lists(run_weights, pa.float32()), _lists(segments, pa.int32()),
-        pa.array(values, pa.string()), pa.array(trained, pa.int32()), pa.array(rows, pa.int64()),
-    ]  # fmt: skip
+    labels = _labels(rows)
+    for i in np.flatnonzero(labels == 0).tolist():
+        rejects.append((numbers[i], "no token is trained on: all labels are masked", "give an answer a loss weight above 0"))
+    kept = np.flatnonzero(labels)
+    batch = _batch([rows[i] for i in kept.tolist()], labels[kept], np.array(numbers, np.int64)[kept])
     counters, encoder.counters = encoder.counters, before
-    return Chunk(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), sorted(rejects), counters)
+    return Chunk(batch, sorted(rejects), counters)
 
 
-def _checked(example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(ids int32, weights float32, documents int32)."""
+_Row = tuple[np.ndarray, np.ndarray, np.ndarray, str]
+"""(ids int32, weights float32, documents int32, values as JSON)"""
+_ONE_DOCUMENT = np.zeros(0, np.int32)
+
+
+def _checked(example: Example) -> _Row:
     ids = np.asarray(example["input_ids"], np.int32)
     weights = np.asarray(example["loss_weight"], np.float32)
     if ids.shape != weights.shape or ids.ndim != 1:
         raise DataError(f"{ids.shape} input_ids but {weights.shape} loss weights")
     if not len(ids):
         raise DataError("the row has no tokens", fix="fill it in, or remove the row")
-    documents = np.asarray(example.get("segments", ()), np.int32)
+    documents = np.asarray(example["segments"], np.int32) if "segments" in example else _ONE_DOCUMENT
     if len(documents) and (documents.min() < 1 or documents.sum() != len(ids)):
         raise DataError(f"segments {documents.tolist()} do not part {len(ids)} tokens")
-    return ids, weights, documents
+    return ids, weights, documents, json.dumps(values) if (values := example.get("values")) else ""
 
 
-def _runs(weights: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Run-length code of each row: (lengths, values)."""
-    if not weights:
-        return [], []
-    whole = np.concatenate(weights)
-    ends = np.cumsum([len(row) for row in weights])
-    begins = np.concatenate([[True], whole[1:] != whole[:-1]])
-    begins[ends[:-1]] = True
-    starts = np.flatnonzero(begins)
-    lengths = np.diff(starts, append=len(whole)).astype(np.int32)
-    cuts = np.searchsorted(starts, ends[:-1])
-    return np.split(lengths, cuts), np.split(whole[starts], cuts)
+def _unlearnt(row: _Row, ids: Sequence[int]) -> _Row:
+    """The row, where nothing is learnt of these tokens."""
+    tokens, weights, documents, values = row
+    return tokens, np.where(np.isin(tokens, ids), np.float32(0), weights), documents, values
 
 
-def _lists(rows: list[np.ndarray], kind: pa.DataType) -> pa.ListArray:
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-    values = np.concatenate(rows) if rows else np.zeros(0)
+def _labels(rows: Sequence[_Row]) -> np.ndarray:
+    """int32 [rows], tokens of each that are trained on; the first one of a document is predicted from nothing."""
+    if not rows:
+        return np.zeros(0, np.int32)
+    firsts = _offsets([ids for ids, *_ in rows])[:-1]
+    trained = np.concatenate([weights for _, weights, *_ in rows]) != 0
+    trained[firsts] = False
+    for first, (_, _, documents, _) in zip(firsts, rows, strict=True):
+        if len(documents):
+            trained[first + np.cumsum(documents[:-1])] = False
+    return np.add.reduceat(trained, firsts, dtype=np.int32)
+
+
+def _batch(rows: Sequence[_Row], labels: np.ndarray, numbers: np.ndarray) -> pa.RecordBatch:
+    ids, weights, documents, values = zip(*rows, strict=True) if rows else ((), (), (), ())
+    row_ends = _offsets(ids)
+    whole = _joined(weights)
+    begins = np.ones(len(whole), bool)
+    begins[1:] = whole[1:] != whole[:-1]
+    begins[row_ends[:-1]] = True
+    runs = np.flatnonzero(begins)
+    run_ends = np.searchsorted(runs, row_ends)
+    columns = [
+        _lists(row_ends, _joined(ids), pa.int32()), _lists(run_ends, np.diff(runs, append=len(whole)), pa.int32()),
+        _lists(run_ends, whole[runs], pa.float32()), _lists(_offsets(documents), _joined(documents), pa.int32()),
+        pa.array(values, pa.string()), _array(labels, pa.int32()), _array(numbers, pa.int64()),
+    ]  # fmt: skip
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _offsets(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """int64 [rows + 1], where each begins among the values of all, and the end."""
+    return np.cumsum([0, *map(len, rows)])
+
+
+def _joined(rows: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(rows) if len(rows) else np.zeros(0)
+
+
+def _lists(offsets: np.ndarray, values: np.ndarray, kind: pa.DataType) -> pa.ListArray:
     return pa.ListArray.from_arrays(_array(offsets, pa.int32()), _array(values, kind))
 
 

@@ -8,6 +8,7 @@ source's files are not kept in it: whoever opens it says what they are called he
 from __future__ import annotations
 
 import base64
+import errno
 import functools
 import hashlib
 import itertools
@@ -157,10 +158,7 @@ class RecordFile(Sequence[Record]):
             move_into_place(temporary, folder)
             return cls(folder, names, finish)
         except OSError as error:
-            raise DataError(
-                f"the record cache {folder} cannot be written: {error.strerror or error}",
-                fix="make room there, or name another folder: --cache_dir DIR",
-            ) from error
+            raise cannot_write(f"the record cache {folder}", error) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -341,6 +339,13 @@ def _state(path: Path) -> list[int]:
 # --------------------------------------------------------------------------------------------------------- derived results
 
 
+def cannot_write(cache: str, error: OSError) -> DataError:
+    """A disk may be full, or a shared cache be for reading only."""
+    room = "" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else "make room there, or "
+    return DataError(f"{cache} cannot be written: {error.strerror or error}",
+                     fix=f"{room}name another folder: --cache_dir DIR")  # fmt: skip
+
+
 def remembered(path: Path, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Arrays of an .npz file, computed where it is missing or damaged."""
     try:
@@ -355,10 +360,7 @@ def remembered(path: Path, compute: Callable[[], Mapping[str, np.ndarray]]) -> d
             np.savez(stream, allow_pickle=False, **arrays)
         os.replace(temporary, path)
     except OSError as error:
-        raise DataError(
-            f"the record cache {path} cannot be written: {error.strerror or error}",
-            fix="make room there, or name another folder: --cache_dir DIR",
-        ) from error
+        raise cannot_write(f"the record cache {path}", error) from error
     finally:
         discard(temporary)
     return arrays

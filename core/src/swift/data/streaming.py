@@ -82,7 +82,7 @@ class TokenStream:
 
     Args:
         sources: What `swift.data.sources.resolve` gave. `X#N` takes the first N rows.
-        convert: Makes a row of source number i a record; raises `DataError`.
+        convert: Makes a row of (pass, source number) a record; raises `DataError`.
         encode, encoder: As for `swift.data.tokens.tokenize`.
         shuffle_buffer: Rows among which the next one is drawn; 1 keeps the order.
     """
@@ -90,7 +90,7 @@ class TokenStream:
     def __init__(
         self,
         sources: Sequence[Source],
-        convert: Callable[[int, Row], Record],
+        convert: Callable[[int, int, Row], Record],
         encode: Encode,
         encoder: Any,
         *,
@@ -172,7 +172,7 @@ class TokenStream:
             )
         if self.overlong == "ask" and at.long > ASK_SHARE * at.read:
             raise TooManyRejects(
-                f"{at.long} of {at.read} rows read so far ({100 * at.long / at.read:.2g} %) are longer than max_length "
+                f"{at.long} of {at.read} rows read so far ({100 * at.long / at.read:.3g} %) are longer than max_length "
                 f"{self.max_length}{last}",
                 fix="a larger --max_length, or --overlong drop, truncate_right, truncate_left or split", rejects=window.rejects,
             )  # fmt: skip
@@ -254,7 +254,7 @@ class TokenStream:
             if number > before[0]:
                 rows_per_pass = before[1]
             before = (number, count)
-            found = row if isinstance(row, Reject) else self._record(source, row)
+            found = row if isinstance(row, Reject) else self._record(number, source, row)
             if isinstance(found, Reject):
                 bad += 1
                 reject(number, found)
@@ -285,9 +285,9 @@ class TokenStream:
         )  # fmt: skip
         return window
 
-    def _record(self, source: int, row: Row) -> Record | Reject:
+    def _record(self, number: int, source: int, row: Row) -> Record | Reject:
         try:
-            return self.convert(source, row)
+            return self.convert(number, source, row)
         except DataError as error:
             return Reject(row.file, row.line, error.message, error.fix)
 
@@ -335,10 +335,17 @@ def open_stream(
     **how: Any,
 ) -> tuple[TokenStream, list[str]]:
     """(stream, lines for the user); the first rows are read, so that faults show. `how`: settings of `TokenStream`."""
-    converters = [Converter(source.ref, columns={**source.columns, **columns}, names=names) for source in sources]
 
+    def converters_of() -> list[Converter]:
+        return [Converter(source.ref, columns={**source.columns, **columns}, names=names) for source in sources]
+
+    converters, again = converters_of(), converters_of()  # what is guessed counts each row once
     media = FindMedia(media_folder, media_urls)
-    stream = TokenStream(sources, lambda source, row: media(converters[source](row)), encode, encoder, **how)
+
+    def convert(number: int, source: int, row: Row) -> Record:
+        return media((again if number else converters)[source](row))
+
+    stream = TokenStream(sources, convert, encode, encoder, **how)
     first = stream.first()
     lengths = np.array([len(row.ids) for row in first.rows])
     half = f"; half of the first {len(lengths)} are within {int(np.median(lengths))} tokens" if len(lengths) else ""
@@ -356,6 +363,7 @@ class StreamLoader:
         position: `position(step)` of the run that goes on; {} begins.
         first_step: The step that is asked for first.
         rejects_file: Gets rows that are left out as they come; None on all ranks but one.
+        length: Of packs, as in `StepLoader`.
     """
 
     def __init__(
@@ -373,7 +381,9 @@ class StreamLoader:
         position: Mapping[str, Any] | None = None,
         first_step: int = 0,
         rejects_file: Path | None = None,
+        length: int = 0,
     ) -> None:
+        self.length = length
         self.stream, self.layout, self.packing_length = stream, layout, packing_length
         self.micro_batch, self.world_size, self.rank = micro_batch, world_size, rank
         self.units_per_step = micro_batch * accumulation * world_size
@@ -437,7 +447,7 @@ class StreamLoader:
         self._positions[self._next] = units[-1][2]
         return share(
             lambda unit: units[unit][0], np.array([cost for _, cost, _ in units]), self.layout, micro_batch=self.micro_batch,
-            world_size=self.world_size, rank=self.rank, pad_token_id=self.pad_token_id,
+            world_size=self.world_size, rank=self.rank, pad_token_id=self.pad_token_id, length=self.length,
         )  # fmt: skip
 
     def epoch(self, step: int) -> float:

@@ -7,6 +7,7 @@ import pickle
 import sys
 
 from swift.data.workers import read_frame, write_frame
+from swift.plugins.loading import collector_at_rest
 
 
 def main() -> None:
@@ -16,7 +17,8 @@ def main() -> None:
     task = read_frame(requests)
     if task is None:
         return
-    encode, encoder = pickle.loads(task)
+    with collector_at_rest():
+        encode, encoder = pickle.loads(task)
     write_frame(answers, pickle.dumps(True))
     while (request := read_frame(requests)) is not None:
         answer: object = True

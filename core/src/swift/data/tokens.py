@@ -31,7 +31,7 @@ from swift.data.records import RecordSet
 from swift.data.rejects import MadeRejects, Rejects, StoredRejects, TooManyRejects, check_rejects, discard, reject_at
 from swift.data.shards import CachedEncoder, Encode, TokenShard, bounds, write_shard
 from swift.data.sources import Reject
-from swift.data.store import remembered
+from swift.data.store import cannot_write, remembered
 from swift.data.token_folder import TokenFolder, finish, shard_path
 from swift.data.workers import Job, Team
 from swift.errors import DataError
@@ -203,7 +203,7 @@ class TokenDataset:
         share = len(over) / len(lengths)
         longest = int(lengths.max())
         found = (
-            f"{len(over)} of {len(lengths)} rows ({100 * share:.2g} %) are longer than max_length {max_length}; "
+            f"{len(over)} of {len(lengths)} rows ({100 * share:.3g} %) are longer than max_length {max_length}; "
             f"the longest has {longest} tokens"
         )
         if overlong == "error" or (overlong == "ask" and share > ASK_SHARE):
@@ -347,10 +347,7 @@ def tokenize(
                 _build(path, records, team, encoder, progress, notes)
                 file = TokenFolder(path, mend)
             except OSError as error:
-                raise DataError(
-                    f"the token cache {path} cannot be written: {error.strerror or error}",
-                    fix="make room there, or name another folder: --cache_dir DIR",
-                ) from error
+                raise cannot_write(f"the token cache {path}", error) from error
     encoder.counters += Counter(file.info["counters"])
     check_rejects(encoding_rejects(file, origin), len(file), max_bad_fraction)
     return TokenDataset(

@@ -65,8 +65,10 @@ def precision(value: Any) -> Any:
 
 
 def checkpointing(value: Any) -> Any:
-    if str(value).lower() in {"offload", "offload_disk", "unsloth"}:
-        return Noted(True, "activations are recomputed, not offloaded")
+    if str(value).lower() == "offload_disk":
+        return Noted("offload", "activations go to the host's memory, not to its disk")
+    if str(value).lower() in {"offload", "unsloth"}:
+        return "offload"
     return NOTHING if is_none(value) else as_bool(value)
 
 
@@ -119,7 +121,11 @@ def optimizer(value: Any) -> Any:
     later = {"muon", "ao_adamw_8bit", "ao_adamw_4bit", "ao_adamw_fp8", "came_pytorch", "optimi_adamw", "schedule_free_adamw",
              "adopt_adamw", "lion_pytorch", "flash_adamw", "q_galore_adamw8bit", "dion", "lomo"}  # fmt: skip
     word = str(value).lower()
-    if word in later or "8bit" in word or "galore" in word or "lomo" in word or "lion" in word:
+    if (
+        word in later
+        or any(part in word for part in ("galore", "lomo", "ademamix", "rmsprop"))
+        or word in ("lion", "lion_32bit")
+    ):
         raise NotYet(f"the optimizer {value}; without it a run takes AdamW")
     return one_of({**OPTIMIZERS, "adamw": "adamw"})(value)
 

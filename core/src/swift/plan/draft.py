@@ -60,7 +60,8 @@ class Draft:
         try:
             settings = self.resolved.settings_for(entry)
             values = settings.model_dump(mode="json") if hasattr(settings, "model_dump") else dict(settings or {})
-            component = component_of(entry, values)
+            chosen = settings.resolve_auto() if hasattr(settings, "resolve_auto") else {}
+            component = component_of(entry, values | {name: value for name, (value, _) in chosen.items()})
         except ConfigError as error:
             self.problem(SETTINGS, error)
             return None
@@ -68,6 +69,8 @@ class Draft:
             self.problem(COMPONENT, error)
             return None
         self.entries[slot], self.components[slot] = entry, component
+        paths = {f"{entry.name}.{name}": choice for name, choice in chosen.items()}
+        self.choices = [c for c in self.choices if c.path not in paths] + [Choice(p, v, why) for p, (v, why) in paths.items()]
         if self.here:
             try:
                 require(entry)

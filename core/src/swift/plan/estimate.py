@@ -21,6 +21,14 @@ OVERHEAD = 640 * 2**20
 """Runtime libraries, kernels, workspaces and the allocator's slack of one process: an order of magnitude."""
 LOGIT_BYTES = 8
 """A logit lives twice in float32, see `swift.api.ops`."""
+CHUNK_ON_CPU = 256
+"""Labels whose logits are made at once on a CPU, see `swift.api.ops`."""
+KEPT_FROM = 128
+"""Selective checkpointing keeps matrix products of at least this inner dimension: a smaller one takes fewer FLOPs per byte of
+its result than accelerators have for a byte of memory traffic, so computing it again costs next to nothing."""
+RECOMPUTED = {"off": 0.0, "selective": 0.3, "full": 1.0, "offload": 1.0}
+"""Mode of activation checkpointing -> what is computed again, in forward passes. Selective leaves the products, and takes the
+time of what is between them (docs/performance.md has the measurement)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class AdapterSize:
     """Of the adapter's weights; "model" is the base's."""
     whole: int = 0
     """Parameters of modules that are trained whole beside the adapters."""
+    lean: bool = False
+    """Inputs are kept once for all layers that share them, in the base's dtype, with a mask of a byte for each (dropout)."""
 
     @property
     def parameters(self) -> int:
@@ -54,9 +64,12 @@ class Setup:
         adapter: Size of the adapters; None where it is unknown (then 1 % of the model is assumed).
         trained: Parameters that train, where adapters are not; 0: all.
         state_bytes_per_parameter: Of the optimizer, at float32.
+        fixed_state: As much for other dtypes.
         tokens: Of one micro-batch.
         batch_size: Rows or packs of one micro-batch.
         span: Tokens that attend to each other, at most.
+        checkpointing: Mode of activation checkpointing, a key of `RECOMPUTED`.
+        gradients_at_once: False: each parameter is updated in the backward pass, and its gradient dropped.
         quadratic_attention: The implementation keeps its scores (eager).
         shards: What is split over `world_size` ranks.
         quant_bits: Of the frozen base's linear weights; 0: not quantized.
@@ -72,10 +85,12 @@ class Setup:
     adapter: AdapterSize | None = None
     trained: int = 0
     state_bytes_per_parameter: float = 8.0
+    fixed_state: bool = False
     tokens: int = 1024
     batch_size: int = 1
     span: int = 1024
-    gradient_checkpointing: bool = False
+    checkpointing: str = "off"
+    gradients_at_once: bool = True
     quadratic_attention: bool = False
     logits_memory: int = 256 * 2**20
     world_size: int = 1
@@ -136,14 +151,14 @@ def memory(setup: Setup) -> MemoryEstimate:
         return setup.world_size if name in setup.shards else 1
 
     shapes, trained = setup.shapes, setup.trained_parameters
-    state = trained * setup.state_bytes_per_parameter * setup.trained_itemsize / 4
+    state = trained * setup.state_bytes_per_parameter * (1.0 if setup.fixed_state else setup.trained_itemsize / 4)
     base = sum(w.size for w in shapes.weights if w.linear and w.component != "lm_head") if setup.quant_bits else 0
     weights = (shapes.parameters - base) * setup.itemsize + base * setup.quant_bits // 8
     components = {
         "weights": weights // part("weights"),
         "adapters": setup.adapter_parameters * setup.trained_itemsize // part("weights"),
         "reference": setup.reference * setup.itemsize,
-        "gradients": trained * setup.trained_itemsize // part("gradients"),
+        "gradients": _gradients(setup) // part("gradients"),
         "optimizer": round(state) // part("optimizer"),
         "autocast copies": _autocast_copies(setup) // part("weights"),
         "activations": activations(setup) // part("activations"),
@@ -154,6 +169,16 @@ def memory(setup: Setup) -> MemoryEstimate:
         # The block that is at work is gathered whole.
         components["gathered weights"] = weights // max(shapes.dims["layers"], 1)
     return MemoryEstimate({k: v for k, v in components.items() if v}, shapes.parameters + setup.adapter_parameters, trained)
+
+
+def _gradients(setup: Setup) -> int:
+    if setup.gradients_at_once:
+        return setup.trained_parameters * setup.trained_itemsize
+    if not setup.adapters:
+        return max(w.size for w in setup.shapes.weights) * setup.trained_itemsize
+    if setup.adapter is None or not setup.adapter.targets:
+        return 0
+    return setup.adapter.rank * max(max(w.shape) for w in setup.adapter.targets) * setup.trained_itemsize
 
 
 def _autocast_copies(setup: Setup) -> int:
@@ -169,14 +194,36 @@ def activations(setup: Setup) -> int:
     The accounting is that of Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models",
     section 4 (count what each operation keeps), done anew for RMSNorm in float32, rotary positions, grouped heads and a
     gated MLP, without dropout. Its term 5 a s / h (attention scores) is there for eager attention only: flash-like kernels,
-    sdpa among them, keep one float32 per head and token. With gradient checkpointing a layer keeps its input, and one
-    layer at a time is whole.
+    sdpa among them, keep one float32 per head and token. With gradient checkpointing a layer keeps its input (and `products`,
+    or in the host's memory), and one layer at a time is whole.
     """
-    d, e = setup.shapes.dims, setup.compute_itemsize
+    d, e, n = setup.shapes.dims, setup.compute_itemsize, setup.shapes.dims["layers"]
     layer = layer_activations(setup)
     edge = d["h"] * (4 + 2 * e)  # final norm, and the states that the loss takes
-    per_token = d["layers"] * d["h"] * e + layer + edge if setup.gradient_checkpointing else d["layers"] * layer + edge
-    return round(setup.tokens * per_token)
+    entry = d["h"] * max(e, setup.itemsize)  # autocast leaves the residual stream in the weights' dtype
+    if setup.checkpointing == "full":
+        layers = n * entry + layer
+    elif setup.checkpointing == "offload":
+        layers = min(n, 2) * entry + layer  # the block's own, and the next one's, which is on its way
+    elif setup.checkpointing == "selective":
+        kept = products(setup)
+        layers = n * (entry + kept) + max(layer - kept, 0.0)
+    else:
+        layers = n * layer
+    return round(setup.tokens * (layers + edge))
+
+
+def products(setup: Setup) -> float:
+    """Bytes per token of one layer that selective checkpointing keeps: results of attention and of large matrix products."""
+    d, e = setup.shapes.dims, setup.compute_itemsize
+    large = [w for w in setup.shapes.weights if w.linear and w.component != "lm_head" and w.shape[-1] >= KEPT_FROM]
+    total = sum(w.shape[0] for w in large) * e
+    if setup.adapters and setup.adapter is not None:
+        total += sum(setup.adapter.rank for w in setup.adapter.targets if w.shape[1] >= KEPT_FROM) * e
+    per_token = total / max(d["layers"], 1)
+    if d.get("e") and min(d["m"], d["h"]) >= KEPT_FROM:
+        per_token += max(d.get("active", 1), 1) * (2 * d["m"] + d["h"]) * e
+    return per_token if setup.quadratic_attention else per_token + d["q"] * e + 4 * d["a"]
 
 
 def layer_activations(setup: Setup) -> float:
@@ -214,14 +261,13 @@ def _adapter_inputs(setup: Setup) -> float:
     if setup.adapter is None:
         d = setup.shapes.dims
         return setup.trained_itemsize * (2 * d["h"] + d["q"] + d["i"])
-    if setup.trained_itemsize == setup.compute_itemsize and not setup.adapter.dropout:
-        # Layers that share an input keep it once: q/k/v, and gate/up.
-        once: dict[tuple[str, int], int] = {}
-        for w in setup.adapter.targets:
-            once[w.module.rpartition(".")[0], w.shape[1]] = w.shape[1]
-        inputs = sum(once.values())
-    else:
-        inputs = sum(w.shape[1] for w in setup.adapter.targets)
+    each = sum(w.shape[1] for w in setup.adapter.targets)
+    # Layers that share an input may keep it once: q/k/v, and gate/up.
+    once = sum({(w.module.rpartition(".")[0], w.shape[1]): w.shape[1] for w in setup.adapter.targets}.values())
+    if setup.adapter.lean and setup.compute_itemsize == setup.itemsize:
+        kept = (once + setup.adapter.rank * len(setup.adapter.targets)) * setup.itemsize + each * setup.adapter.dropout
+        return kept / max(setup.shapes.dims["layers"], 1)
+    inputs = once if setup.trained_itemsize == setup.compute_itemsize and not setup.adapter.dropout else each
     kept = (inputs + setup.adapter.rank * len(setup.adapter.targets)) * setup.trained_itemsize
     if setup.adapter.dropout:
         kept += inputs * (setup.trained_itemsize if setup.host else 1)  # masks: torch keeps them as numbers on a CPU
@@ -229,9 +275,14 @@ def _adapter_inputs(setup: Setup) -> float:
 
 
 def logits(setup: Setup) -> int:
-    """The loss makes them whole where float32 logits fit `logits_memory`, else in tiles of that size."""
-    whole = setup.tokens * setup.shapes.dims["v"] * LOGIT_BYTES
-    return whole if whole <= 2 * setup.logits_memory else setup.logits_memory
+    """What the loss makes at once: see `swift.api.ops`. A loss that compares models keeps float32 logits of all labels where
+    they fit `logits_memory`, and makes tiles otherwise; others make gradients beside the logits, in chunks of labels."""
+    if setup.compared:
+        whole = setup.tokens * setup.shapes.dims["v"] * LOGIT_BYTES
+        return whole if whole <= 2 * setup.logits_memory else setup.logits_memory
+    narrow = setup.compute_itemsize if setup.compute_itemsize < 4 else 0
+    tokens = min(setup.tokens, CHUNK_ON_CPU) if setup.host and (setup.adapters or setup.itemsize == 4) else setup.tokens
+    return min(tokens * setup.shapes.dims["v"] * (4 + narrow), setup.logits_memory)
 
 
 def adapter_size(shapes: Shapes, settings: Mapping[str, Any], frozen: Collection[str] = ()) -> AdapterSize | None:
@@ -239,7 +290,7 @@ def adapter_size(shapes: Shapes, settings: Mapping[str, Any], frozen: Collection
 
     Args:
         settings: `rank`; and, where there are any, `target_modules`, `exclude_modules`, `layers_to_transform`, `use_dora`,
-            `dropout`, `adapter_dtype` and `modules_to_save`.
+            `dropout`, `adapter_dtype`, `computation` and `modules_to_save`.
         frozen: Components of `shapes` that are left alone.
     """
     rank = settings.get("rank")
@@ -258,6 +309,7 @@ def adapter_size(shapes: Shapes, settings: Mapping[str, Any], frozen: Collection
         tuple(targets),
         vectors=bool(settings.get("use_dora")),
         dropout=bool(settings.get("dropout")),
+        lean=settings.get("computation") == "lean",
         dtype=str(settings.get("adapter_dtype", "float32")),
         whole=sum(w.size for w in shapes.weights if any(w.module == m or w.module.endswith(f".{m}") for m in saved)),
     )
@@ -318,6 +370,16 @@ class Advice:
     """Bytes on one rank with it (and with those before it in the list)."""
 
 
+MODES = ("off", "selective", "full", "offload")
+"""Modes of activation checkpointing, those that keep most first."""
+CHECKPOINTING = "--gradient_checkpointing"
+WHY = {
+    "selective": "recomputes all but attention and matrix products: about a tenth more time",
+    "full": "recomputes activations: about a third more time",
+    "offload": "recomputes activations from inputs in the host's memory: about a third more time",
+}
+
+
 def changes(setup: Setup, *, dtypes: tuple[str, ...], tuner_flag: str, cut: str = "packing_length") -> list[Change]:
     """What would save memory, each by itself, in the order in which they cost least.
 
@@ -331,8 +393,10 @@ def changes(setup: Setup, *, dtypes: tuple[str, ...], tuner_flag: str, cut: str 
     def add(flag: str, why: str, **new: Any) -> None:
         found.append(Change(flag, why, replace(setup, **new)))
 
-    if not setup.gradient_checkpointing:
-        add("--gradient_checkpointing true", "recomputes activations: about a third more time", gradient_checkpointing=True)
+    further = MODES[MODES.index(setup.checkpointing) + 1 :]
+    for mode in further:
+        if mode != "offload":
+            add(f"{CHECKPOINTING} {mode}", WHY[mode], checkpointing=mode)
     if setup.batch_size > 1:
         add("--batch_size 1", "gradient accumulation makes up for it, same result",
             tokens=max(setup.tokens // setup.batch_size, 1), batch_size=1)  # fmt: skip
@@ -346,6 +410,8 @@ def changes(setup: Setup, *, dtypes: tuple[str, ...], tuner_flag: str, cut: str 
         half = setup.tokens // setup.batch_size // 2
         why = "rows that are longer need --max_length too" if cut == "packing_length" else "longer rows need --overlong"
         add(f"--{cut} {half}", why, tokens=half * setup.batch_size, span=min(setup.span, half))
+    if "offload" in further and not setup.host:
+        add(f"{CHECKPOINTING} offload", WHY["offload"], checkpointing="offload")
     return found
 
 
@@ -362,6 +428,7 @@ def advise(setup: Setup, *, budget: int, batch_size: int, dtypes: tuple[str, ...
         if change is None:
             break
         now = change.setup
+        advice = [a for a in advice if a.flag.split()[0] != change.flag.split()[0]]  # a further mode replaces the one before
         advice.append(Advice(change.flag, change.why, memory(now).total))
     return advice
 
@@ -416,7 +483,7 @@ def step_flops(setup: Setup, tokens: int) -> float:
     d = setup.shapes.dims
     forward = 2 * matrix_parameters(setup) + 2 * d["layers"] * d["q"] * min(setup.span, setup.tokens)
     passes = 2 if setup.adapters else 3  # gradient checkpointing computes the forward pass once more
-    return float(tokens * forward * (passes + setup.gradient_checkpointing + setup.compared))
+    return float(tokens * forward * (passes + RECOMPUTED[setup.checkpointing] + setup.compared))
 
 
 def packs_of(tokens: int, packed_length: int, *, per_step: int, epochs: float, min_steps: int) -> int:

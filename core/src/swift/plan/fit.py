@@ -71,10 +71,14 @@ def savings(plan: Plan, setup: est.Setup, *, limit: int = 0, resuming: bool = Fa
     device = plan.components.get("device")
     entry: Any = PlannedEntry(KINDS[device.kind].from_dict(dict(device.spec)), device) if device and device.spec else None
     found = []
-    for change in est.changes(
+    changes = est.changes(
         setup, dtypes=trained_dtypes(entry), tuner_flag=f"--tuner {TunerSection().name}",
         cut="packing_length" if plan.config["data"]["batching"] == "packed" else "max_length",
-    ):  # fmt: skip
+    )  # fmt: skip
+    mode = _one_mode(changes, total, limit)
+    for change in changes:
+        if change.flag.startswith(est.CHECKPOINTING) and change is not mode:
+            continue
         new = change.setup
         flag, why = change.flag, change.why
         if flag.startswith("--batch_size"):
@@ -86,6 +90,15 @@ def savings(plan: Plan, setup: est.Setup, *, limit: int = 0, resuming: bool = Fa
         if saved > 0 and not (resuming and flag.startswith(NOT_ON_RESUME)):
             found.append(Saving(flag, why, saved))
     return sorted(found, key=lambda s: -s.bytes)
+
+
+def _one_mode(changes: list[est.Change], total: int, limit: int) -> est.Change | None:
+    """The mode of activation checkpointing to suggest: the one that computes least again and fits; full where the estimate of
+    the run as it is would fit too, and so is too low, or where none fits."""
+    modes = [change for change in changes if change.flag.startswith(est.CHECKPOINTING)]
+    fitting = (change for change in modes if est.memory(change.setup).total <= FULL * limit < total)
+    full = (change for change in modes if change.setup.checkpointing == "full")
+    return next(fitting, None) or next(full, None) or next(iter(modes), None)
 
 
 def smaller(setup: est.Setup, rows: int) -> list[est.Setup]:
@@ -120,8 +133,15 @@ class Fit:
 
     batch_size: int
     accumulation: int
-    gradient_checkpointing: bool
+    checkpointing: str
     total: int
+
+    @property
+    def flags(self) -> str:
+        return (
+            f"--batch_size {self.batch_size} --gradient_accumulation_steps {self.accumulation} "
+            f"--gradient_checkpointing {self.checkpointing}"
+        )
 
 
 @dataclass(frozen=True)
@@ -156,26 +176,31 @@ def calibrate(setup: est.Setup, measured: Mapping[str, int]) -> Calibrated:
 
 
 def fits(calibrated: Calibrated, *, rows: int, budget: int) -> list[Fit]:
-    """Micro-batches that make up `rows` (of one rank and step), without and with gradient checkpointing, that stay under `FULL`
-    of `budget`; the likely fastest first: the largest without recomputation, then with."""
+    """Micro-batches that make up `rows` (of one rank and step), in each mode of activation checkpointing, that stay under
+    `FULL` of `budget`; the likely fastest first: the largest without recomputation, then with."""
     found = []
     row = calibrated.setup.tokens // calibrated.setup.batch_size
-    for checkpointing in (False, True):
+    for mode in modes(calibrated.setup):
         for size in sorted((n for n in range(1, rows + 1) if rows % n == 0), reverse=True):
-            setup = replace(calibrated.setup, batch_size=size, tokens=row * size, gradient_checkpointing=checkpointing)
+            setup = replace(calibrated.setup, batch_size=size, tokens=row * size, checkpointing=mode)
             total = calibrated.total(setup)
             if total <= FULL * budget:
-                found.append(Fit(size, rows // size, checkpointing, total))
+                found.append(Fit(size, rows // size, mode, total))
     return found
 
 
-def longest_row(calibrated: Calibrated, *, budget: int, checkpointing: bool) -> int:
+def modes(setup: est.Setup) -> tuple[str, ...]:
+    """Modes of activation checkpointing that make sense there; on a CPU there is no other memory to offload to."""
+    return tuple(mode for mode in est.MODES if mode != "offload" or not setup.host)
+
+
+def longest_row(calibrated: Calibrated, *, budget: int, checkpointing: str) -> int:
     """Tokens of the longest row (or pack) that fits with micro-batches of one, in steps of 256; 0: not even that."""
     step, low, high = 256, 0, 4096
 
     def fitting(rows_of_step: int) -> bool:
         tokens = rows_of_step * step
-        setup = replace(calibrated.setup, batch_size=1, tokens=tokens, span=tokens, gradient_checkpointing=checkpointing)
+        setup = replace(calibrated.setup, batch_size=1, tokens=tokens, span=tokens, checkpointing=checkpointing)
         return calibrated.total(setup) <= FULL * budget
 
     while low < high:

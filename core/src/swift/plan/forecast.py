@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from swift.api import DeviceInfo
-from swift.config.sections import ACCELERATOR_PACK, HOST_PACK, MIN_PACKED_STEPS, TunerSection
+from swift.config.sections import ACCELERATOR_PACK, BY_BOUNDS, HOST_PACK, MIN_PACKED_STEPS, TunerSection, checkpointing_mode
 from swift.plan import estimate as est
+from swift.plan.checkpointing import choose_checkpointing, ranks_per_device
 from swift.plan.draft import MEMORY, Draft, on_host, trained_dtypes
 from swift.plan.models import ModelFacts, ModelSource
 from swift.plan.plan import Component
@@ -32,6 +32,7 @@ def setup_of(
         reference: Parameters of a frozen copy.
     """
     train = config["train"]
+    mode = checkpointing_mode(train["gradient_checkpointing"])
     tuner, optimizer, parallel = (entries.get(slot) for slot in ("tuner", "optimizer", "parallel"))
     dtype = config["model"]["dtype"] if config["model"]["dtype"] != "auto" else "float32"
     mixed = train.get("mixed_precision", "auto")
@@ -45,7 +46,8 @@ def setup_of(
     longest = min(size.longest, max_length * size.documents) if size is not None and size.rows else 0
     row = config["data"]["packing_length"] or max(min(max_length, HOST_PACK if host else ACCELERATOR_PACK), longest)
     batching, packs = config["data"]["batching"], 0
-    if size is not None and longest and (batching == "packed" or (batching == "auto" and not host)):
+    joining_pays = not host or config["model"]["attention"] in BY_BOUNDS
+    if size is not None and longest and (batching == "packed" or (batching == "auto" and joining_pays)):
         packs = est.packs_of(
             size.tokens, row,
             per_step=train["batch_size"] * train["gradient_accumulation_steps"] * world, epochs=train["epochs"],
@@ -65,10 +67,12 @@ def setup_of(
         adapter=est.adapter_size(shapes, settings, frozen) if adapters else None,
         trained=0 if adapters else est.trained_size(shapes, settings, frozen),
         state_bytes_per_parameter=optimizer.spec.state_bytes_per_parameter if optimizer is not None else 8.0,
+        fixed_state=bool(optimizer is not None and optimizer.spec.fixed_state),
         tokens=row * train["batch_size"],
         batch_size=train["batch_size"],
         span=longest or row,
-        gradient_checkpointing=bool(train["gradient_checkpointing"]),
+        checkpointing="off" if mode == "auto" else mode,
+        gradients_at_once=not train.get("optimizer_in_backward"),
         quadratic_attention=config["model"]["attention"] == "eager",
         logits_memory=int(config["objective"]["logits_memory"] * 2**20),
         world_size=world,
@@ -123,13 +127,14 @@ def forecast(
         draft.config, draft.components, draft.entries, shapes, host=host, dtypes=able, size=size,
         reference=copied_parameters(draft, reference, shapes),
     )  # fmt: skip
+    setup = choose_checkpointing(draft, setup, device, info)
     memory = est.memory(setup)
     model |= {
         "trained_parameters": memory.trained_parameters,
         "adapter_parameters": setup.adapter_parameters,
         "adapter_assumed": setup.adapters and setup.adapter is None,
     }
-    sharing = math.ceil(draft.get("parallel", "nproc_per_node") / info.count) if info.count else 1
+    sharing = ranks_per_device(draft, info)
     budget = info.memory // sharing
     default = TunerSection().name
     small = [e.name for e in draft.registry.entries("tuner") if e.spec.trainable == "low-rank" and e.spec.status == "stable"]

@@ -18,6 +18,7 @@ from swift.api import DeviceInfo
 from swift.errors import ConfigError, DataError, ModelError, PlanRefused, PluginError, PluginNotFound, SwiftError
 from swift.plan import models
 from swift.plan.chat import choose_template
+from swift.plan.checkpointing import choose_blindly, judge
 from swift.plan.datasets import choose_task, named_datasets, register_files, take_data
 from swift.plan.draft import CHECK, COMPONENT, DATA, DEVICE, MODEL, SETTINGS, Draft, on_host, trained_dtypes
 from swift.plan.forecast import forecast
@@ -30,6 +31,8 @@ from swift.plugins.info import Entry
 from swift.plugins.resolver import check, suggest
 
 MASTER_PORT = 29500
+COMPILE_HOST = "on a CPU steps gain about 1.3 times by it, which only long runs earn back; --compile blocks tries"
+COMPILE_ACCELERATOR = 'its gain has not been measured on such a device; `swift bench train --against="--compile blocks"` does'
 LEVELS = {"impossible": 0, "unsupported": 1, "unverified": 2}
 NOT_LEGAL_ALONE = {MODEL: ModelError, DATA: DataError, COMPONENT: PluginNotFound, SETTINGS: ConfigError}
 
@@ -81,6 +84,8 @@ def make_plan(
     estimated: dict[str, Any] = {}
     if estimate:
         estimated = forecast(draft, device, info, source, facts, data_sources, reference=reference)
+    if draft.has("train"):
+        choose_blindly(draft, device)
     problems = [*draft.problems, *resolution.problems]
     problems = [replace(p, level="unverified") if p.level == "unsupported" and p.code in allowed else p for p in problems]
     refused = any(p.level != "unverified" for p in problems)
@@ -335,10 +340,9 @@ def _training_values(
         times = f", times {factor:g} for {objective.name}" if objective is not None and factor != 1.0 else ""
         rate = float(f"{tuner.spec.learning_rate * factor:.6g}")
         draft.choose("train.learning_rate", rate, f"it is the default of {tuner.name}{times}")
-    if train["gradient_checkpointing"] is None:
-        host = on_host(device)
-        why = "memory is rarely short on a CPU and time is" if host else "memory is what is short on accelerators"
-        draft.choose("train.gradient_checkpointing", not host, why)
+    judge(draft, device)
+    if train["compile"] == "auto":
+        draft.choose("train.compile", "off", COMPILE_HOST if on_host(device) else COMPILE_ACCELERATOR)
     context = (
         facts.shapes.context_length if facts.shapes else source.entry.spec.context_length if source and source.entry else 0
     )

@@ -24,6 +24,10 @@ BUILT: dict[str, dict[str, str]] = {
     "swift-llm-objective-causal": {"objective": "pt sft"},
     "swift-llm-objective-preference": {"objective": "dpo"},
     "swift-llm-optimizer-torch": {"optimizer": "adamw sgd adafactor"},
+    "swift-llm-optimizer-bitsandbytes": {
+        "optimizer": "adamw-8bit adamw-bnb-8bit adamw-torch-8bit paged-adamw paged-adamw-8bit paged-adamw-32bit lion-8bit "
+        "paged-lion-8bit"
+    },
     "swift-llm-launcher-torchrun": {"launcher": "torchrun"},
     "swift-llm-template-families": {
         "template": "chatml qwen hermes llama2 llama3 llama3.1 llama4 mistral mistral-v3 mistral-v7 gemma gemma3 phi4 deepseek "
@@ -54,7 +58,7 @@ PLANNED: dict[str, str] = {
     "tracker": "wandb swanlab mlflow comet trackio aim clearml",
     "device": "npu mps xpu hpu musa mlu tpu",
     "objective": "kto orpo grpo cpo simpo ppo rm gkd rloo reinforce reward seq-cls embedding reranker",
-    "optimizer": "muon galore lion apollo adam-mini adamw-8bit paged-adamw-8bit shampoo",
+    "optimizer": "muon galore lion apollo adam-mini shampoo",
     "exporter": "gguf ollama gptq awq bnb fp8 onnx mcore megatron",
     "launcher": "slurm ray deepspeed dlc kubernetes",
     "evaluator": "evalscope opencompass vlmeval lm-eval mmlu gsm8k ceval",

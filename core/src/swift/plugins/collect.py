@@ -48,6 +48,8 @@ class Collected:
         self.incompatible = ""
         self.absent = ""
         """Top-level module that its import did not find."""
+        self.passed: list[str] = []
+        """Files that the fault of its import passed through."""
 
 
 Found = list[tuple[str, dict[str, Any]]]
@@ -66,8 +68,8 @@ def collect(
     crashed = list(markers.left_behind())
     modules: dict[str, str] = {}
     for candidate in scan(paths):
-        info, found = _one(candidate, paths, preferences, crashed, modules)
-        files += [f for f in (info.file, candidate.entry_points_file) if f]
+        info, found, looked_at = _one(candidate, paths, preferences, crashed, modules)
+        files += [f for f in (info.file, candidate.entry_points_file, *looked_at) if f]
         specs += [(len(infos), kind, data) for kind, data in found]
         infos.append(info)
     return infos, specs, list(dict.fromkeys(files))
@@ -79,30 +81,39 @@ def _one(
     preferences: Preferences,
     crashed: list[tuple[str, dict[str, Any]]],
     modules: dict[str, str],
-) -> tuple[PluginInfo, Found]:
+) -> tuple[PluginInfo, Found, list[str]]:
+    """The plugin, its specs, and further files by which one may notice that what is wrong with it was mended."""
     base = PluginInfo(candidate.id, candidate.dist, candidate.version, candidate.module, candidate.source)
     if not _is_name(candidate.id, "-"):
-        return base._replace(
-            status="broken",
-            reason=f"its entry point is named {candidate.id!r}; allowed are lower-case letters, digits and '-'",
-            fix=_report(base),
-        ), []
+        return (
+            base._replace(
+                status="broken",
+                reason=f"its entry point is named {candidate.id!r}; allowed are lower-case letters, digits and '-'",
+                fix=_report(base),
+            ),
+            [],
+            [],
+        )
     if candidate.module in modules:
         same = f"the same descriptor is already registered by {modules[candidate.module]}"
-        return base._replace(status="disabled", reason=same), []
+        return base._replace(status="disabled", reason=same), [], []
     modules[candidate.module] = base.origin
     base = base._replace(file=_file_of(candidate.module, paths))
     refused = _admitted(base, preferences)
     if refused is not None:
-        return refused, []
+        return refused, [], []
     for marker, left in crashed:
         if left.get("module") == candidate.module and left.get("dist") == candidate.dist:
             if left.get("stamp") == index.stamp(base.file) and left.get("version") == candidate.version:
-                return base._replace(
-                    status="crashed",
-                    reason=f"the process ended while importing {candidate.module} (note: {marker})",
-                    fix=f"swift plugin disable {base.id}   or, to try again: swift plugin retry {base.id}",
-                ), []
+                return (
+                    base._replace(
+                        status="crashed",
+                        reason=f"the process ended while importing {candidate.module} (note: {marker})",
+                        fix=f"swift plugin disable {base.id}   or, to try again: swift plugin retry {base.id}",
+                    ),
+                    [],
+                    [marker],
+                )
             markers.clear(marker)
     started = time.process_time()
     note = markers.note(
@@ -118,11 +129,24 @@ def _one(
     ms = round((time.process_time() - started) * 1000, 2)
     base = base._replace(load_ms=ms, api=found.api, components=tuple(f"{kind}:{data['name']}" for kind, data in found.specs))
     if found.incompatible:
-        return base._replace(status="incompatible", reason=found.incompatible, fix=_upgrade(base, found.api), components=()), []
+        return (
+            base._replace(status="incompatible", reason=found.incompatible, fix=_upgrade(base, found.api), components=()),
+            [],
+            [],
+        )
     if found.faults:
         fix = _upgrade(base, found.api) if _version(found.api) > API_VERSION else _report(base, found.absent)
-        return base._replace(status="broken", reason="; ".join(found.faults), fix=fix), found.specs
-    return base._replace(reason="; ".join(found.remarks)), found.specs
+        return base._replace(status="broken", reason="; ".join(found.faults), fix=fix), found.specs, _had_part(base, found)
+    return base._replace(reason="; ".join(found.remarks)), found.specs, []
+
+
+def _had_part(info: PluginInfo, found: Collected) -> list[str]:
+    """Files of a broken plugin's package that were imported, those that its fault passed through, and their folders."""
+    package = info.module.partition(".")[0]
+    modules = [m for name, m in list(sys.modules.items()) if name == package or name.startswith(f"{package}.")]
+    files = {info.file, *found.passed, *(str(getattr(m, "__file__", None) or "") for m in modules)}
+    existing = sorted(file for file in files if os.path.isabs(file) and os.path.isfile(file))
+    return [*existing, *dict.fromkeys(os.path.dirname(file) for file in existing)]
 
 
 def _admitted(info: PluginInfo, preferences: Preferences) -> PluginInfo | None:
@@ -181,12 +205,26 @@ def _read_descriptor(info: PluginInfo) -> Collected:
         found.faults.append(f"importing {info.module} fails: {_error(error)}")
         if isinstance(error, ModuleNotFoundError) and error.name:
             found.absent = error.name.partition(".")[0]
+        found.passed = _passed(error)
         return found
     imported = [name for name in HEAVY if name in sys.modules and name not in heavy]
     if imported:
         found.remarks.append(f"importing it brings in {', '.join(imported)}: move that import into the implementation module")
     found.remarks += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     return found
+
+
+def _passed(error: BaseException | None) -> list[str]:
+    files = []
+    while error is not None:
+        files += [str(f) for f in (getattr(error, "filename", None), getattr(error, "path", None)) if f]
+        step = error.__traceback__
+        while step is not None:
+            files.append(step.tb_frame.f_code.co_filename)
+            step = step.tb_next
+        error = error.__cause__ or error.__context__
+    swifts = os.path.dirname(os.path.abspath(__file__))
+    return [file for file in dict.fromkeys(files) if not file.startswith(swifts)]
 
 
 def _call_hooks(module: ModuleType, found: Collected) -> None:

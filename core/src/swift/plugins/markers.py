@@ -32,6 +32,12 @@ def clear(file: str) -> None:
             pass  # somebody else's clean-up was faster
 
 
+def left_by(pid: int) -> dict[str, Any] | None:
+    """The note that process `pid` of this host left, None where there is none."""
+    data = index.read(os.path.join(index.folder(), f"{_prefix()}{pid}"))
+    return data if isinstance(data, dict) else None
+
+
 def _alive(pid: int) -> bool:
     if os.name == "nt":
         return False  # os.kill(pid, 0) would end the process there

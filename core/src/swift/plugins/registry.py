@@ -142,7 +142,7 @@ def discover(*, rebuild: bool = False, paths: list[str] | None = None, strict: b
         rebuild: Do not trust the index; write it anew.
         paths: Folders to look in instead of `sys.path` (they must be importable).
         strict: Obey SWIFT_STRICT_PLUGINS and SWIFT_LOCKED, and refuse a SWIFT_PLUGINS that names what is not there. Commands
-            that explain the installation itself pass False.
+            that explain the installation itself pass False; they also try what was broken when the index was written again.
 
     Raises:
         PluginError: SWIFT_STRICT_PLUGINS=1 and a plugin is not usable, SWIFT_PLUGINS names an unknown plugin, or the plugins
@@ -159,7 +159,7 @@ def discover(*, rebuild: bool = False, paths: list[str] | None = None, strict: b
     stored = os.path.join(index.folder(), f"plugins-{index.tag(where, os.environ.get('SWIFT_PLUGINS', ''))}.json")
     head = index.head(where, chosen.key())
     data: Any = index.read(stored) if index.enabled() and not rebuild else None
-    rebuilt = not index.fresh(data, head)
+    rebuilt = not index.fresh(data, head) or (not strict and any(p["status"] == "broken" for p in data["plugins"]))
     if rebuilt:
         data = importlib.import_module("swift.plugins.build").build(stored, head, where, chosen)
     plugins = [_plugin(values) for values in data["plugins"]]
@@ -195,6 +195,28 @@ def _check_request(registry: Registry, chosen: preferences.Preferences) -> None:
     if is_strict() and registry.faulty():
         message = f"SWIFT_STRICT_PLUGINS=1 and not every plugin is usable:\n{_paragraphs(registry.faulty())}"
         raise PluginError(message, fix="swift doctor")
+
+
+def emptied(registry: Registry) -> PluginError | None:
+    """Why nothing is usable although plugins are installed: a list of the user's leaves none. None where that is not so."""
+    if registry.entries() or not registry.plugins:
+        return None
+    here = ", ".join(sorted(p.id for p in registry.plugins))
+    if asked := os.environ.get("SWIFT_PLUGINS", ""):
+        chosen = preferences.load()
+        known = {p.id for p in registry.plugins} | {p.dist for p in registry.plugins}
+        unknown = [name for name in chosen.only or () if name not in known]
+        why = f": {', '.join(unknown)} is not installed" if unknown else ""
+        return PluginError(
+            f"SWIFT_PLUGINS={asked} leaves no plugin{why}; installed: {here}",
+            fix=f"unset SWIFT_PLUGINS, or name some of: {here}",
+        )
+    if any(p.status == "untrusted" for p in registry.plugins):
+        return PluginError(
+            f'"allow" in {preferences.config_file()} leaves no plugin; installed: {here}',
+            fix='add patterns of distributions to "allow", e.g. "swift-llm-*", or take it out',
+        )
+    return None
 
 
 def is_strict() -> bool:

@@ -3,19 +3,21 @@
     from swift.testing import contract
     TestLora = contract("tuner:lora")
 
-The suite has the tests that every component of the kind must pass, plus one class per claim of its spec (`mergeable`,
-`identity_at_init`, `switchable`, `streaming`, `multi_adapter`, `multi_process`): a claim without a passing test fails. Plain
-pytest; versioned with `swift.api.API_VERSION`. Class attributes may be overridden by keyword (`contract("tuner:x", ids=...)`).
+The suite has the tests that every component of the kind must pass, plus one class per claim of its spec (`CLAIMS`): a claim
+without a passing test fails, also where this version has no test to try it by. `swift.plugins.claims` accounts for every field
+of every spec. Plain pytest; versioned with `swift.api.API_VERSION`. Class attributes may be overridden by keyword
+(`contract("tuner:x", ids=...)`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from swift.plugins import claims
 from swift.plugins.registry import discover
 from swift.testing import engines, kinds, objectives, parallel, services
 from swift.testing.datasets import DatasetCatalogContract
-from swift.testing.descriptor import DescriptorContract
+from swift.testing.descriptor import DescriptorContract, Untried
 from swift.testing.tiny import CONVERSATIONS, byte_tokenizer, tiny_folder
 
 CONTRACT_CLASSES: dict[str, type[DescriptorContract]] = {
@@ -41,8 +43,9 @@ CLAIMS: dict[tuple[str, str], type[DescriptorContract]] = {
     ("engine", "streaming"): engines.Streaming,
     ("engine", "multi_adapter"): engines.MultiAdapter,
     ("parallel", "multi_process"): parallel.MultiProcess,
+    ("parallel", "shards"): parallel.Sharded,
 }
-"""(kind, field of the spec) -> the tests that a true value brings."""
+"""(kind, field of the spec) -> the tests that a value which is not empty brings; later ones may build on earlier ones."""
 
 
 def contract(component: str, **overrides: Any) -> type[DescriptorContract]:
@@ -54,9 +57,12 @@ def contract(component: str, **overrides: Any) -> type[DescriptorContract]:
     kind, _, name = component.partition(":")
     spec = discover().find(kind, name).spec
     claimed = [cls for (k, field), cls in CLAIMS.items() if k == kind and getattr(spec, field)]
-    bases = (*claimed, CONTRACT_CLASSES.get(kind, DescriptorContract))
+    bases: list[type] = [*reversed(claimed), CONTRACT_CLASSES.get(kind, DescriptorContract)]
+    if reasons := dict(claims.untried(spec)):
+        bases.insert(0, Untried)
+        overrides = {"reasons": reasons, **overrides}
     title = "Test" + "".join(part.capitalize() for part in component.replace(":", "-").replace("_", "-").split("-"))
-    return type(title, bases, {"component": component, **overrides})
+    return type(title, tuple(bases), {"component": component, **overrides})
 
 
 __all__ = [

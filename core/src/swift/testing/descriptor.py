@@ -10,13 +10,14 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from swift.api import CONTRACTS, plural
-from swift.plugins import vocabulary
+from swift.plugins import claims, vocabulary
 from swift.plugins.loading import load_object
 from swift.plugins.registry import Registry, discover
 
@@ -68,6 +69,19 @@ def private_imports(package: str) -> list[str]:
                 if n.startswith("swift.") and n.split(".")[1] not in ("api", "testing")
             ]  # fmt: skip
     return private
+
+
+class Untried:
+    """Claims that this version of the kit has no test for: each fails. `contract` adds it where a spec makes one."""
+
+    reasons: ClassVar[Mapping[str, str]] = {}
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "untried" in metafunc.fixturenames:
+            metafunc.parametrize("untried", list(self.reasons))
+
+    def test_the_claim_has_a_test(self, untried: str) -> None:
+        pytest.fail(self.reasons[untried], pytrace=False)
 
 
 class DescriptorContract:
@@ -137,6 +151,11 @@ class DescriptorContract:
     def test_facts_are_known(self, spec: Any, registry: Registry) -> None:
         found = vocabulary.faults(spec, vocabulary.known_facts(registry.entries()))
         wrong = [*found["declares"], *found["facts"]]
+        assert not wrong, f"{self.component}: {'; '.join(wrong)}"
+
+    def test_facts_say_what_the_fields_say(self, spec: Any) -> None:
+        """A fact is read by needs and clashes: it may not claim what no field claims, which no test would try."""
+        wrong = list(claims.said_twice(spec))
         assert not wrong, f"{self.component}: {'; '.join(wrong)}"
 
     def test_needs_and_clashes_are_over_known_facts(self, spec: Any, registry: Registry) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from swift.api import LoadRequest
 from swift.data import tasks
 from swift.data.records import load_records
 from swift.data.tasks import lacks, ships
 from swift.errors import ModelError
-from swift.plugins.loading import load_object
+from swift.plugins.loading import load_object, package_path
 from swift.testing import datasets
 from swift.testing.descriptor import DescriptorContract, heavy_imports
 from swift.testing.ranks import PlainCpu
@@ -222,6 +222,24 @@ class ModelContract(DescriptorContract):
         empty = [f for f in ("architecture", "context_length", "parameters") if not getattr(spec, f)]
         assert not empty, f"the entry does not say its {', '.join(empty)}"
         assert registry.find("model", spec.loader).spec.impl, f"loader {spec.loader!r} has no implementation"
+
+    def test_what_ships_is_what_the_entry_says(self, spec: Any) -> None:
+        if not spec.folder:
+            pytest.skip("its weights do not ship with the plugin")
+        config = AutoConfig.from_pretrained(package_path(spec.folder))
+        assert spec.architecture in config.architectures, (
+            f"architecture is {spec.architecture}, config.json has {config.architectures}"
+        )
+        positions = config.max_position_embeddings
+        assert spec.context_length == positions, f"context_length is {spec.context_length}, config.json has {positions}"
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        model.tie_weights()
+        counted = sum(p.numel() for p in model.parameters())
+        assert spec.parameters == counted, f"parameters is {spec.parameters}, config.json gives {counted}"
+        linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        unknown = sorted(set(spec.linear_modules) - linear)
+        assert not unknown, f"linear_modules names {unknown}, which are no linear layers of the model; it has {sorted(linear)}"
 
     def test_logits_equal_transformers(self, loader: Any, tmp_path: Path) -> None:
         folder = tiny_folder(tmp_path, architecture=self.architecture)

@@ -76,8 +76,7 @@ class ObjectiveContract(DescriptorContract):
     def objective(self, spec: Any, settings: Any) -> Any:
         return load_object(spec.impl)(settings, spec.name)
 
-    def examples(self, objective: Any, spec: Any) -> list[Any]:
-        encoder = ChatEncoder(byte_tokenizer())
+    def rows(self, spec: Any) -> list[Record]:
         texts = [{"text": "Some text. " * (n + 1)} for n in range(8)]
         chats = copy.deepcopy(CONVERSATIONS)
         for number, chat in enumerate(chats):  # of different lengths
@@ -85,9 +84,11 @@ class ObjectiveContract(DescriptorContract):
         if "rejected" in spec.columns:
             for number, chat in enumerate(chats):
                 chat["rejected"] = [{"role": "assistant", "content": "I do not know." + " Sorry." * (number % 3)}]
-        return [
-            objective.encode(copy.deepcopy(row), encoder) for row in self.records or (chats if spec.chat_template else texts)
-        ]
+        return list(self.records or (chats if spec.chat_template else texts))
+
+    def examples(self, objective: Any, spec: Any) -> list[Any]:
+        encoder = ChatEncoder(byte_tokenizer())
+        return [objective.encode(copy.deepcopy(row), encoder) for row in self.rows(spec)]
 
     def test_examples_are_well_formed(self, objective: Any, spec: Any) -> None:
         for example in self.examples(objective, spec):
@@ -96,6 +97,22 @@ class ObjectiveContract(DescriptorContract):
             assert any(example["loss_weight"]), "nothing is trained on"
             documents = sum(example.get("segments", [ids]))
             assert documents == ids, f"the segments hold {documents} tokens of {ids}"
+
+    def test_the_columns_are_enough(self, objective: Any, spec: Any) -> None:
+        """The planner and the data checks ask rows for the columns that the spec names, and for no others."""
+        encoder = ChatEncoder(byte_tokenizer())
+        named = {name for column in spec.columns for name in column.split("|")}
+        for row in self.rows(spec):
+            whole = objective.encode(copy.deepcopy(row), encoder)
+            try:
+                part = objective.encode({key: copy.deepcopy(value) for key, value in row.items() if key in named}, encoder)
+            except Exception as error:
+                pytest.fail(
+                    f"encode needs more of a row than the spec's columns {spec.columns}: {type(error).__name__}: {error}"
+                )
+            assert list(part["input_ids"]) == list(whole["input_ids"]), (
+                f"encode reads more of a row than the spec's columns {spec.columns}: the tokens differ without the rest"
+            )
 
     def test_loss_is_a_sum_over_rows(self, objective: Any, spec: Any, model: nn.Module, asked: Any) -> None:
         """However the rows are laid out, and whatever their documents are padded to or joined with."""

@@ -138,3 +138,21 @@ class MultiProcess(ParallelContract):
 
     def test_a_launcher_is_named(self, spec: Any, registry: Any) -> None:
         assert registry.find("launcher", spec.launcher)
+
+
+class Sharded(MultiProcess):
+    """Claim `shards`."""
+
+    largest_share = 0.75
+    """Of the whole, on one rank of two: small tensors need not be split evenly."""
+
+    def test_each_rank_holds_a_share(self, spec: Any, result: dict[str, Any]) -> None:
+        """The memory estimate divides these by the number of ranks."""
+        whole = sum(p.numel() for p in Loss().parameters())
+        sizes = {"weights": whole, "gradients": whole, "optimizer": 2 * whole}
+        for number, rank in enumerate(result["ranks"]):
+            for what in (name for name in spec.shards if name in sizes):
+                held = rank["held"][what]
+                assert held <= self.largest_share * sizes[what], (
+                    f"claims to shard {what}, but rank {number} of {self.world_size} holds {held} of {sizes[what]} numbers"
+                )

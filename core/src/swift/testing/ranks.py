@@ -65,6 +65,12 @@ def rows(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, x.sum(1, keepdim=True).sin()
 
 
+def local(tensor: torch.Tensor) -> int:
+    """Numbers of a tensor that this rank holds; of a distributed one (DTensor) its own part."""
+    own = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return int(own.numel())
+
+
 def main(impl: str, settings_class: str, name: str, output: str) -> None:
     settings = load_object(settings_class)() if settings_class else None
     strategy = load_object(impl)(settings, name, PlainCpu())
@@ -73,6 +79,7 @@ def main(impl: str, settings_class: str, name: str, output: str) -> None:
     parameters = list(module.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
     losses, norms = [], []
+    held = {}
     folder = Path(output)
     for step in range(STEPS):
         x, y = rows(step)
@@ -91,8 +98,11 @@ def main(impl: str, settings_class: str, name: str, output: str) -> None:
             total += float(loss.detach())
         norms.append(float(strategy.clip_gradients(parameters, 0.5)))
         losses.append(strategy.all_reduce([total])[0] / ROWS)
+        held["gradients"] = sum(local(p.grad) for p in parameters if p.grad is not None)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    held["weights"] = sum(map(local, parameters))
+    held["optimizer"] = sum(local(v) for p in parameters for v in optimizer.state.get(p, {}).values() if v.ndim)
     if strategy.is_main:
         (folder / "optimizer").mkdir()
     strategy.barrier()
@@ -109,7 +119,7 @@ def main(impl: str, settings_class: str, name: str, output: str) -> None:
     ]
     everyone = strategy.gather(strategy.rank)
     said = strategy.broadcast("from rank 0" if strategy.is_main else "wrong")
-    told = {"optimizer_lost": lost, "gathered": everyone, "broadcast": said}
+    told = {"optimizer_lost": lost, "gathered": everyone, "broadcast": said, "held": held}
     (folder / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(told), encoding="utf-8")
     with strategy.unwrapped(module) as whole:
         if whole is not None:

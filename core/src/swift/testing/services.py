@@ -305,16 +305,18 @@ class OptimizerContract(DescriptorContract):
         for (name, a), (_, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):
             assert torch.equal(a, b), f"{name} goes another way after the state was saved and loaded"
 
-    def test_state_is_as_large_as_the_spec_says(self, spec: Any, settings: Any) -> None:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+    def test_state_is_as_large_as_the_spec_says(self, spec: Any, settings: Any, dtype: torch.dtype) -> None:
         """The memory estimate multiplies it with the trained parameters."""
-        matrix = nn.Parameter(torch.randn(256, 256, generator=torch.Generator().manual_seed(0)))
+        matrix = nn.Parameter(torch.randn(256, 256, generator=torch.Generator().manual_seed(0)).to(dtype))
         optimizer = self.build(spec, settings, {"params": [matrix], "lr": 1e-3, "weight_decay": 0.0})
         for _ in range(2):
             matrix.grad = torch.ones_like(matrix)
             optimizer.step()
         kept = [v for v in optimizer.state[matrix].values() if isinstance(v, torch.Tensor)]
         measured = sum(v.numel() * v.element_size() for v in kept) / matrix.numel()
-        said = spec.state_bytes_per_parameter
+        said = spec.state_bytes_per_parameter * (1 if spec.fixed_state else dtype.itemsize / 4)
         assert abs(measured - said) <= max(0.1, 0.05 * said), (
-            f"state_bytes_per_parameter is {said}, the state takes {measured:.2f} bytes per parameter"
+            f"state_bytes_per_parameter is {spec.state_bytes_per_parameter} and fixed_state {spec.fixed_state}, so {said:g} "
+            f"for {str(dtype).removeprefix('torch.')}; the state takes {measured:.2f} bytes per parameter"
         )

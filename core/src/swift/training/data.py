@@ -132,7 +132,12 @@ def given_names(data: Mapping[str, Any]) -> dict[str, str]:
 class Batches:
     """The training rows, of a known number or streamed, as the micro-batches of this run's steps.
 
+    Args:
+        apart, takes_bounds: `LoadedModel.keeps_documents_apart`, `LoadedModel.takes_bounds`.
+        one_length: Packs are filled up, so that all have the same shape.
+
     Attributes:
+        packing_length: Tokens of a pack.
         total_steps: Optimizer steps of the run.
         rows: Rows (or packs) of one rank and step.
         key: What the order of tokens follows from, so that a resume on anything else is noticed.
@@ -141,12 +146,14 @@ class Batches:
 
     def __init__(
         self, plan: Plan, run_dir: RunDir, data: TokenDataset | None, stream: TokenStream | None, strategy: Strategy,
-        torch_device: torch.device, *, apart: bool, pad_token_id: int, notes: Notes,
+        torch_device: torch.device, *, apart: bool, pad_token_id: int, notes: Notes, takes_bounds: bool = False,
+        one_length: bool = False,
     ) -> None:  # fmt: skip
         train, section = plan.config["train"], plan.config["data"]
         self._data, self._stream, self._section = data, stream, section
         self._wanted: int = train["batch_size"]
-        self._joining_pays = torch_device.type != "cpu"
+        self._joining_pays = torch_device.type != "cpu" or takes_bounds
+        self._one_length = one_length
         self._apart = apart
         self._rejects_file = run_dir.rejects_file if strategy.is_main else None
         self._division: dict[str, Any] = {
@@ -155,10 +162,10 @@ class Batches:
         }  # fmt: skip
         self.rows: int = train["batch_size"] * train["gradient_accumulation_steps"]
         self.evaluation_layout: Layout = "padding_free" if apart and self._joining_pays else "padded"
-        self._packing_length = packing_length(section, torch_device, int(data.lengths.max()) if data is not None else 0)
+        self.packing_length = packing_length(section, torch_device, int(data.lengths.max()) if data is not None else 0)
         if data is not None:
             self._units = choose_units(
-                data, section["batching"], packing_length=self._packing_length, keeps_documents_apart=apart,
+                data, section["batching"], packing_length=self.packing_length, keeps_documents_apart=apart,
                 joining_pays=self._joining_pays, rows_per_step=self.rows * strategy.world_size, epochs=train["epochs"],
                 max_steps=train["max_steps"],
             )  # fmt: skip
@@ -177,7 +184,8 @@ class Batches:
 
     def loader(self, state: TrainState, micro_batch: int) -> StepLoader | StreamLoader:
         """From the state's step on, in micro-batches of so many rows (or packs); a step has as many as ever."""
-        cut = {**self._division, "micro_batch": micro_batch, "accumulation": self.rows // micro_batch}
+        length = micro_batch * self.packing_length if self._one_length else 0
+        cut = {**self._division, "micro_batch": micro_batch, "accumulation": self.rows // micro_batch, "length": length}
         if self._data is not None:
             return StepLoader(self._data, self._units, seed=self._section["data_seed"], **cut)
         assert self._stream is not None
@@ -185,7 +193,7 @@ class Batches:
             self._section["batching"], keeps_documents_apart=self._apart, joining_pays=self._joining_pays
         )  # fmt: skip
         return StreamLoader(
-            self._stream, layout, packing_length=self._packing_length, position=state.stream, first_step=state.step,
+            self._stream, layout, packing_length=self.packing_length, position=state.stream, first_step=state.step,
             rejects_file=self._rejects_file, **cut,
         )  # fmt: skip
 

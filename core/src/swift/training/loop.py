@@ -3,6 +3,8 @@
 One optimizer step: take the step's micro-batches; count over all ranks what the objective counts (labels, pairs, rows); for
 each, backward the loss *sum* divided by that global count; clip; step. So batch 8, batch 1 x 8 accumulations, packed rows and
 2 ranks are the same step.
+
+Nothing in a step waits for an accelerator: sums stay there until they are logged, and so does the norm (`GuardedOptimizer`).
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ import torch
 from torch import nn
 
 from swift.api import Batch, Device, Objective, Strategy
-from swift.data.batches import Prefetch, StepSource, moved
-from swift.errors import SwiftError
+from swift.data.batches import Prefetch, StepSource, moved, with_bounds
 from swift.training import oom
 from swift.training.checkpoint import TrainState, rng_state, set_rng_state
+from swift.training.finite import GuardedOptimizer
+from swift.training.in_backward import CHANGED, REMEDY, InBackward
 from swift.training.reference import Reference
 from swift.training.schedule import factor
 
@@ -35,11 +38,12 @@ class LossModule(nn.Module):
         reference: Tells the objective of each batch what it wants to know of the frozen reference model.
         media_parameters: Trained ones that only batches with media reach. Batches of text give them a gradient of 0: else there
             might be none at all, and ranks that wait for it would hang.
+        takes_bounds: As `LoadedModel.takes_bounds`.
     """
 
     def __init__(
         self, model: nn.Module, objective: Objective, *, memory_budget: int, autocast: torch.dtype | None = None,
-        reference: Reference | None = None, media_parameters: Sequence[nn.Parameter] = (),
+        reference: Reference | None = None, takes_bounds: bool = False, media_parameters: Sequence[nn.Parameter] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self._media_parameters = tuple(media_parameters)
@@ -48,6 +52,7 @@ class LossModule(nn.Module):
         self.memory_budget = memory_budget
         self.autocast = autocast
         self.reference = reference
+        self.takes_bounds = takes_bounds
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """(sum of the loss over what the objective counts, further sums)."""
@@ -55,6 +60,8 @@ class LossModule(nn.Module):
             # Under an autocast of its own: the casts of weights that one keeps know of no gradient when made without.
             with self._autocast(batch):
                 batch = self.reference(self.objective, batch, memory_budget=self.memory_budget)
+        if self.takes_bounds:
+            batch = with_bounds(batch)
         with self._autocast(batch):
             out = self.objective.loss(self.model, batch, memory_budget=self.memory_budget)
         total = out.total
@@ -115,6 +122,8 @@ class Loop:
         on_eval: Called on every rank where an evaluation is due.
         shrink: Called where a step finds no memory, before anything has changed: data in smaller micro-batches from that step
             on. None: the run ends.
+        late: As of `GuardedOptimizer`.
+        in_backward: Has done the optimizer's work when a backward pass is over.
         mark: Told which part of a step has been issued to the device: start, data, forward, backward, clip, optimizer.
     """
 
@@ -132,6 +141,8 @@ class Loop:
     on_save: Callable[[TrainState], None]
     on_eval: Callable[[TrainState], None]
     shrink: Callable[[oom.StepOutOfMemory], StepSource] | None = None
+    late: bool | None = None
+    in_backward: InBackward | None = None
     mark: Callable[[str], None] = lambda part: None
     waited: float = 0.0
     """Seconds that the steps of this process waited for their batches."""
@@ -143,13 +154,15 @@ class Loop:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.module.train()
-        window = Window()
+        window, guarded = Window(), GuardedOptimizer(self.optimizer, self.torch_device, self.late)
+        if self.in_backward is not None:
+            guarded.changed, guarded.remedy = CHANGED, REMEDY
         while True:
             try:
                 with Prefetch(
                     self.loader, first=self.state.step, last=self.config.total_steps, pin=self.torch_device.type == "cuda"
                 ) as steps:  # fmt: skip
-                    return self._steps(steps, window, parameters, peaks)
+                    return self._steps(steps, window, guarded, parameters, peaks)
             except oom.StepOutOfMemory as error:
                 if self.shrink is None:
                     raise
@@ -159,7 +172,10 @@ class Loop:
             set_rng_state(self.device, self.generators)
             self.loader = self.shrink(fault)
 
-    def _steps(self, steps: Prefetch, window: Window, parameters: Sequence[torch.Tensor], peaks: Sequence[float]) -> bool:
+    def _steps(
+        self, steps: Prefetch, window: Window, guarded: GuardedOptimizer, parameters: Sequence[torch.Tensor],
+        peaks: Sequence[float],
+    ) -> bool:  # fmt: skip
         while self.state.step < self.config.total_steps:
             started = time.perf_counter()
             self.mark("start")
@@ -174,6 +190,7 @@ class Loop:
             ]  # fmt: skip
             count, num_labels, num_tokens, stopped = self.strategy.all_reduce([float(c) for c in counts])
             if stopped:
+                guarded.settle()
                 return False
             scale = factor(
                 self.state.step, total_steps=self.config.total_steps, warmup_steps=self.config.warmup_steps,
@@ -182,19 +199,17 @@ class Loop:
             for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * scale
             sums = self.backward(batches, count)
-            grad_norm = self.strategy.clip_gradients(parameters, self.config.max_grad_norm)
-            # One wait for the device per step, shared by the finite check and the log.
-            norm = float(grad_norm)
+            if self.in_backward is not None:
+                grad_norm = self.in_backward.norm()
+            else:
+                grad_norm = self.strategy.clip_gradients(parameters, self.config.max_grad_norm)
             self.mark("clip")
-            if not math.isfinite(norm):
-                raise SwiftError(
-                    f"step {self.state.step + 1}: the gradient is {norm}; nothing was changed by this step",
-                    fix="lower --learning_rate, keep --max_grad_norm above 0, use --dtype bfloat16 rather than float16, "
-                    "and look at the rows of this step with `--train.batch_size 1`",
-                )
-            self.optimizer.step()
+            guarded.step(self.state.step + 1, grad_norm)
             self.optimizer.zero_grad(set_to_none=True)
             self.mark("optimizer")
+            due = self.due(self.state.step + 1)
+            if due:
+                guarded.settle()  # within the time of the step whose work it waits for
             seconds = time.perf_counter() - started
             self.state.step += 1
             self.state.tokens += int(num_tokens)
@@ -203,19 +218,27 @@ class Loop:
             self.state.stream = self.loader.position(self.state.step)
             self.waited += waited
             window.add(sums, count, num_tokens, seconds, waited)
-            done = self.state.step == self.config.total_steps
-            if self.state.step % self.config.log_steps == 0 or done or self.state.step == 1:
-                self.log(window, norm, self.optimizer.param_groups[0]["lr"])
+            if "log" in due:
+                self.log(window, guarded.settle(), self.optimizer.param_groups[0]["lr"])
                 window.clear()
-            if self.config.eval_steps and self.state.step % self.config.eval_steps == 0 and not done:
+            if "eval" in due:
                 self.on_eval(self.state)
                 self.module.train()
-            if self.config.save_steps and self.state.step % self.config.save_steps == 0 and not done:
+            if "save" in due:
                 self.on_save(self.state)
         return True
 
-    def backward(self, batches: Sequence[Batch], count: float) -> dict[str, float]:
-        """Gradients of the whole step; returns this rank's sums."""
+    def due(self, step: int) -> set[str]:
+        """What is to be done after `step` steps: log, eval, save; after the last one the caller evaluates and saves."""
+        done = step == self.config.total_steps
+        found = {"log"} if step % self.config.log_steps == 0 or done or step == 1 else set()
+        for what, every in (("eval", self.config.eval_steps), ("save", self.config.save_steps)):
+            if every and step % every == 0 and not done:
+                found.add(what)
+        return found
+
+    def backward(self, batches: Sequence[Batch], count: float) -> dict[str, torch.Tensor]:
+        """Gradients of the whole step; returns this rank's sums, 0-d on the device."""
         sums: dict[str, torch.Tensor] = {}
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
@@ -227,11 +250,11 @@ class Loop:
                     self.mark("backward")
             for name, value in {"loss": total, **metrics}.items():
                 sums[name] = sums.get(name, 0) + value.detach().double()
-        return {name: float(value) for name, value in sums.items()}
+        return sums
 
     def log(self, window: Window, grad_norm: float, learning_rate: float) -> None:
         names = sorted(window.sums)
-        totals = dict(zip(names, self.strategy.all_reduce([window.sums[n] for n in names]), strict=True))
+        totals = dict(zip(names, self.strategy.all_reduce(torch.stack([window.sums[n] for n in names]).tolist()), strict=True))
         memory = self.device.memory()
         metrics = {
             "step": self.state.step,
@@ -254,15 +277,16 @@ class Loop:
 class Window:
     """Sums between two log lines."""
 
-    sums: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    """0-d, on the device."""
     count: float = 0.0
     tokens: float = 0.0
     seconds: float = 0.0
     waited: float = 0.0
 
-    def add(self, sums: Mapping[str, float], count: float, tokens: float, seconds: float, waited: float) -> None:
+    def add(self, sums: Mapping[str, torch.Tensor], count: float, tokens: float, seconds: float, waited: float) -> None:
         for name, value in sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += count
         self.tokens += tokens
         self.seconds += seconds

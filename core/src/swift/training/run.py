@@ -16,27 +16,33 @@ import numpy as np
 import torch
 
 from swift.api import Device, LoadRequest, ModelLoader, Objective, OptimizerFactory, Strategy, Tracker, Tuner
+from swift.config.sections import checkpointing_mode
 from swift.data.batches import StepLoader, StepSource, evaluation_batches
 from swift.data.preview import of_dataset
 from swift.data.streaming import StreamLoader
-from swift.errors import CheckpointError, Interrupted
+from swift.errors import CheckpointError, Interrupted, SwiftError
 from swift.plan.plan import Plan
 from swift.plugins.hooks import Observers, for_components
-from swift.plugins.loading import instantiate, load_impl, verify
+from swift.plugins.loading import instantiate, load_impl, load_object, verify
+from swift.plugins.requirements import unmet
 from swift.run_dir import RunDir
 from swift.training import oom
+from swift.training.activations import checkpoint_activations
 from swift.training.bench import Bench
 from swift.training.checkpoint import TrainState, load_checkpoint, save_checkpoint, save_final
+from swift.training.compiling import CompiledBlocks
 from swift.training.data import Batches, left_out, load_data, pad_token_id, stream_data
+from swift.training.in_backward import InBackward
 from swift.training.live import LiveModel
 from swift.training.loop import Loop, LoopConfig, LossModule, StopRequest, evaluate
 from swift.training.memory import held
 from swift.training.parts import close_parts, frozen_parts, load_media, media_parameters
 from swift.training.progress import Display, Notes
 from swift.training.reference import make_reference
-from swift.training.report import write_report
 from swift.training.schedule import warmup
 from swift.upstream import quiet_libraries
+
+PLOTS_NEED = ("matplotlib>=3.8",)
 
 
 @dataclass
@@ -94,6 +100,11 @@ def _run(
     for component in plan.components.values():
         if component.impl and component.kind != "launcher":  # that has done its work
             load_impl(component)
+    if logging["report"] and (lacking := unmet(PLOTS_NEED)):
+        raise SwiftError(
+            f"the report's plots are drawn by a library that is not here: {lacking[0].describe()}",
+            fix=f"pip install '{lacking[0].requirement}', or --report false",
+        )
     folder = Path(plan.model_folder)
     models: ModelLoader = instantiate(plan.components["model"])
     if live is not None:
@@ -109,7 +120,8 @@ def _run(
     request = LoadRequest(
         folder=folder, device=device, dtype=config["model"]["dtype"], attention=config["model"]["attention"],
         init=config["model"]["init"], trust_remote_code=config["model"]["trust_remote_code"], training=True,
-        seed=train["seed"], local_rank=strategy.local_rank,
+        seed=train["seed"], local_rank=strategy.local_rank, documents=True,
+        autocast="bfloat16" if casts(train["mixed_precision"], device, torch_device) else "",
     )  # fmt: skip
     loaded = models.load(request) if live is None else models.adopt(live.model, live.tokenizer, request)
     for line in loaded.notes:
@@ -121,25 +133,40 @@ def _run(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     notes(f"training {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %) with {tuner.name}")
-    if train["gradient_checkpointing"]:
-        checkpoint_activations(model)
-    reference = make_reference(plan, request, models=models, tuner=tuner, model=model, tokenizer=tokenizer)
+    checkpoint_activations(model, checkpointing_mode(train["gradient_checkpointing"]))
+    reference = make_reference(
+        plan, request, models=models, tuner=tuner, model=model, tokenizer=tokenizer,
+        takes_bounds=loaded.takes_bounds,
+    )  # fmt: skip
     plugins = for_components(plan.components.values())
     plugins.hook.swift_build_model(plan=plan, model=model)
     tell = Observers(plugins, notes)
 
+    compiles = train.get("compile") == "blocks" and not loaded.parts  # plans of older runs know none
+    if train.get("compile") == "blocks" and not compiles:
+        notes("compile: off, as batches with media have many shapes")
     batches = Batches(
         plan, run_dir, data, stream, strategy, torch_device, apart=loaded.keeps_documents_apart,
-        pad_token_id=pad_token_id(tokenizer), notes=notes,
+        pad_token_id=pad_token_id(tokenizer), notes=notes, takes_bounds=loaded.takes_bounds,
+        one_length=compiles,
     )  # fmt: skip
     total_steps = batches.total_steps
     if bench is not None:
         total_steps = bench.total_steps
 
+    autocast = autocast_dtype(train["mixed_precision"], model, device, torch_device)
+    compiled = None
+    if compiles:
+        compiled = CompiledBlocks(model, torch_device)
+        notes(
+            compiled.trial(
+                batches.packing_length * train["batch_size"], bounds=loaded.takes_bounds, autocast=autocast, device=device
+            )
+        )
     module = strategy.wrap(
         LossModule(
             model, objective, memory_budget=int(config["objective"]["logits_memory"] * 2**20),
-            autocast=autocast_dtype(train["mixed_precision"], model, device, torch_device), reference=reference,
+            autocast=autocast, reference=reference, takes_bounds=loaded.takes_bounds,
             media_parameters=media_parameters(model, loaded.parts),
         )
     )  # fmt: skip
@@ -225,6 +252,7 @@ def _run(
         state, strategy, device, torch_device, module, optimizer, loader, objective.count, stop, on_log, on_save, on_eval,
         # Several ranks cannot agree in the midst of a step: they have looked ahead instead.
         shrink=auto.shrink if auto and strategy.world_size == 1 else None,
+        in_backward=updates_in_backward(train, optimizer, module, torch_device, state),
     )  # fmt: skip
     if bench is not None:
         loop.mark = bench.mark
@@ -236,6 +264,8 @@ def _run(
         except oom.StepOutOfMemory as fault:
             fault.held = held(model, optimizer, adapters=plan.components["tuner"].spec.get("artifact") == "adapter")
             raise
+    if compiled is not None:
+        compiled.off()
     loader = loop.loader
     if bench is not None:
         if not done:
@@ -277,6 +307,8 @@ def _run(
             tracker.finish(metrics)
         tell("swift_train_end", run_dir=run_dir.path, metrics=dict(metrics))
         if logging["report"]:
+            # Only now: matplotlib takes a third of a second to import.
+            write_report = load_object("swift.training.report:write_report")
             report = write_report(run_dir, metrics, notes.lines, of_dataset(data, tokenizer) if data is not None else ())
     return RunSummary(metrics, notes.lines, report, model)
 
@@ -300,11 +332,14 @@ def resume(
     return state
 
 
-def checkpoint_activations(model: torch.nn.Module) -> None:
-    """Recompute activations in the backward pass, block by block."""
-    # transformers 5.2x renamed the method; the old name warns.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+def updates_in_backward(
+    train: Mapping[str, Any], optimizer: torch.optim.Optimizer, module: torch.nn.Module, torch_device: torch.device,
+    state: TrainState,
+) -> InBackward | None:  # fmt: skip
+    if not train.get("optimizer_in_backward"):  # plans of older runs know none
+        return None
+    names = {id(parameter): name.removeprefix("model.") for name, parameter in module.named_parameters()}
+    return InBackward(optimizer, torch_device, names=names, step=state.step)
 
 
 def seed_everything(seed: int, *, deterministic: bool) -> None:
@@ -318,10 +353,13 @@ def seed_everything(seed: int, *, deterministic: bool) -> None:
 
 def autocast_dtype(wish: str, model: torch.nn.Module, device: Device, torch_device: torch.device) -> torch.dtype | None:
     """bfloat16 compute over float32 weights where the accelerator gains from it; None where nothing is cast."""
-    if wish == "bfloat16":
-        return torch.bfloat16
     full = next(model.parameters()).dtype == torch.float32
-    return torch.bfloat16 if wish == "auto" and full and torch_device.type != "cpu" and "bfloat16" in device.dtypes() else None
+    return torch.bfloat16 if casts(wish, device, torch_device) and (full or wish == "bfloat16") else None
+
+
+def casts(wish: str, device: Device, torch_device: torch.device) -> bool:
+    """Whether products of float32 weights are computed in bfloat16."""
+    return wish == "bfloat16" or (wish == "auto" and torch_device.type != "cpu" and "bfloat16" in device.dtypes())
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:

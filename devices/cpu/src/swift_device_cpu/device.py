@@ -35,7 +35,7 @@ class CpuDevice(Device):
         return fast_dtypes()
 
     def attention(self) -> tuple[str, ...]:
-        return ("sdpa", "eager")
+        return ("torch_varlen", "sdpa", "eager")
 
     def collective_backend(self) -> str:
         return "gloo"

@@ -14,7 +14,7 @@ def swift_devices():
             facts={
                 "device.collectives": ("gloo",),
                 "device.dtypes": ("float32", "bfloat16"),
-                "device.attention": ("sdpa", "eager"),
+                "device.attention": ("torch_varlen", "sdpa", "eager"),
             },
         )
     ]

@@ -36,11 +36,12 @@ class CudaDevice(Device):
         return ("float32", "float16")
 
     def attention(self) -> tuple[str, ...]:
-        """FlashAttention 3 needs Hopper (9.0), FlashAttention 2 Ampere (8.0); ROCm has its own FlashAttention 2."""
+        """FlashAttention 3 needs Hopper (9.0), FlashAttention 2 and torch's variable-length kernel Ampere (8.0); ROCm has a
+        FlashAttention 2 of its own."""
         if torch.version.hip:
             return ("flash_attention_2", "sdpa", "eager")
         major = torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
-        flash = ("flash_attention_3",) * (major == 9) + ("flash_attention_2",) * (major >= 8)
+        flash = ("flash_attention_3",) * (major == 9) + ("flash_attention_2", "torch_varlen") * (major >= 8)
         return (*flash, "sdpa", "eager")
 
     def collective_backend(self) -> str:

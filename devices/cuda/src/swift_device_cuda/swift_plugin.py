@@ -15,7 +15,7 @@ def swift_devices():
             facts={
                 "device.collectives": ("nccl",),
                 "device.dtypes": ("bfloat16", "float32", "float16"),
-                "device.attention": ("flash_attention_3", "flash_attention_2", "sdpa", "eager"),
+                "device.attention": ("flash_attention_3", "flash_attention_2", "torch_varlen", "sdpa", "eager"),
             },
         )
     ]

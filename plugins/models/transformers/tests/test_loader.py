@@ -31,7 +31,7 @@ from transformers import (
 )  # fmt: skip
 
 from swift.api import CONTRACTS, Device, LoadRequest, Memory, ModelError
-from swift_model_transformers.choices import choose_attention, choose_dtype
+from swift_model_transformers.choices import Computes, choose_attention, choose_dtype
 from swift_model_transformers.isolation import keeps_documents_apart
 from swift_model_transformers.loader import TransformersLoader
 from swift_model_transformers.swift_plugin import swift_models
@@ -236,7 +236,7 @@ def test_attention_that_the_class_lacks_is_passed_over():
     class OnlyEager:
         pass
 
-    assert choose_attention("auto", ("sdpa", "eager"), OnlyEager, "float32")[0] == "eager"
+    assert choose_attention("auto", ("sdpa", "eager"), Computes(OnlyEager))[0] == "eager"
 
 
 def test_attention_that_was_asked_for_is_taken_or_refused(llama):

@@ -29,7 +29,23 @@ def test_adamw_takes_betas_and_groups_from_outside():
         (0.1, 0.5, (0.9, 0.9), 1e-8),
         (0.01, 0.0, (0.9, 0.9), 1e-8),
     ]
-    assert optimizer.param_groups[0]["fused"] is False
+    assert optimizer.param_groups[0]["fused"] is True
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_fused_or_not_it_is_the_same_step(fused):
+    own, same = groups(), groups()
+    made = optimizers.AdamW(settings.AdamWSettings(fused=fused), "adamw").build(own)
+    plain = torch.optim.AdamW(same, betas=(0.9, 0.95), foreach=False)
+    assert made.param_groups[0]["fused"] is fused
+    for step in range(5):
+        for a, b in zip((p for g in own for p in g["params"]), (p for g in same for p in g["params"]), strict=True):
+            a.grad = torch.randn(a.shape, generator=torch.Generator().manual_seed(step))
+            b.grad = a.grad.clone()
+        made.step()
+        plain.step()
+    for a, b in zip((p for g in own for p in g["params"]), (p for g in same for p in g["params"]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
 def test_adamw_first_step_by_hand():

@@ -15,6 +15,7 @@ from torch import nn
 
 from swift.api import ConfigError
 from swift_tuner_peft.adapter import Adapter, _trained, _write
+from swift_tuner_peft.lean import make_lean
 from swift_tuner_peft.loading import WEIGHTS
 from swift_tuner_peft.names import target_modules
 
@@ -57,6 +58,8 @@ class Lora(Adapter):
                 fix="give the plain model, and the configuration as lora_config=",
             )
         tuned = super().apply(model, seed=seed)
+        if self.settings.computation != "peft" and tuned is not model:  # what its owner prepared is left as it is
+            make_lean(tuned)
         # What `disabled` must bring back, as it was before the first step; on the model, so that any tuner object finds it.
         if self._converted:
             tuned.__dict__[_START] = {name: p.detach().clone() for name, p in _trained(tuned).items()}

@@ -45,6 +45,16 @@ class LoraSettings(AdapterSettings):
     random."""
     lora_plus_lr_ratio: float = Field(0.0, ge=0.0)
     """LoRA+: the learning rate of B is this many times that of A; 0 switches it off."""
+    computation: Literal["auto", "lean", "peft"] = "auto"
+    """lean adds the update into the base's result and keeps no copies of activations; peft is the forward of PEFT's layers,
+    which lean leaves the work to wherever it does not apply."""
+
+    def resolve_auto(self) -> dict[str, tuple[Any, str]]:
+        if self.computation != "auto":
+            return {}
+        if self.use_dora or self.init == "mica" or self.bias != "none":
+            return {"computation": ("peft", "this variant of LoRA is computed by PEFT only")}
+        return {"computation": ("lean", "it keeps fewer activations than PEFT's layers, in about the same time")}
 
 
 class RsLoraSettings(LoraSettings):

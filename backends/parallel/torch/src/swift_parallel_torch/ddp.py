@@ -35,10 +35,12 @@ class DDP(Single):
             ) from None
         self._device = self.device.setup(self.local_rank)
         backend = self.device.collective_backend()
+        kind = self._device.type
         try:
             dist.init_process_group(
-                backend, timeout=timedelta(seconds=timeout_s), device_id=self._device if backend == "nccl" else None
-            )
+                backend if kind == "cpu" else f"cpu:gloo,{kind}:{backend}", timeout=timedelta(seconds=timeout_s),
+                device_id=self._device if backend == "nccl" else None,
+            )  # fmt: skip
         except (dist.DistError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"rank {self.rank} of {self.world_size} could not join the process group at "
@@ -70,13 +72,14 @@ class DDP(Single):
         (loss * self.world_size).backward()  # DDP divides by it again
 
     def all_reduce(self, values: Sequence[float]) -> list[float]:
-        total = torch.tensor(list(values), dtype=torch.float64, device=self._device)
+        # On the host: the numbers come from there, and no queued work of an accelerator is waited for.
+        total = torch.tensor(list(values), dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
 
     def broadcast(self, value: Any) -> Any:
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self._device)
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
@@ -85,7 +88,7 @@ class DDP(Single):
         return box
 
     def barrier(self) -> None:
-        # A tensor on the right device instead of dist.barrier(), which guesses the device under nccl.
+        # Over the host, where dist.barrier() would guess a device under nccl.
         self.all_reduce([0.0])
 
     def unwrapped(self, module: nn.Module) -> AbstractContextManager[nn.Module | None]:

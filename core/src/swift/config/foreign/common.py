@@ -71,6 +71,7 @@ ALIASES: tuple[Alias, ...] = (
     Alias("attn_impl", "model.attention", one_of(ATTENTION)),
     Alias("attention", "model.attention", one_of(ATTENTION)),
     Alias("use_flash_attn", "model.attention", when("flash_attention_2"), takes="bool"),
+    Alias("torch_compile", "train.compile", when("blocks"), takes="bool"),
     Alias("use_hf", "model.hub", when("huggingface"), takes="bool"),
     Alias("model_path", "model.id"),
     # template
@@ -137,7 +138,7 @@ ALIASES: tuple[Alias, ...] = (
     Alias("lr", "train.learning_rate"),
     Alias("lr_scheduler_type", "train.lr_scheduler", scheduler),
     Alias("lr_scheduler_kwargs", "train.min_lr_ratio", scheduler_options),
-    Alias("activation_checkpointing", "train.gradient_checkpointing", unless(), takes="bool"),
+    Alias("activation_checkpointing", "train.gradient_checkpointing", unless(), takes="maybe"),
     # optimizer
     Alias("optim", "optimizer.name", one_of(OPTIMIZERS)),
     Alias("adam_beta1", "@optimizer.beta1"),
@@ -262,7 +263,7 @@ LATER: tuple[Group, ...] = (
     ("VeRA by ms-swift's names; `swift plugin show vera` lists its settings", (),
      "vera_rank=256 vera_projection_prng_key=0 vera_dropout=0 vera_d_initial=0.1"),
     ("NEFTune", (), "neftune_noise_alpha=0"),
-    ("torch.compile", (), "torch_compile torchdynamo"),
+    ("TorchDynamo by backend; --compile blocks compiles", (), "torchdynamo"),
     ("TF32 matrix products", (), "tf32"),
     ("emptying the device cache while training", (), "torch_empty_cache_steps"),
     ("label smoothing", TRAIN, "label_smoothing_factor=0"),

@@ -173,9 +173,12 @@ def list_url(url: str, *, readable: Callable[[str], bool]) -> list[DataFile]:
     file_system, path = _file_system(url)
     shown = redacted(url)
     try:
-        if "http" in file_system.protocol and suffix_of(shown):  # whether it is a folder could only be told by reading it
+        pattern = any(c in (urlsplit(path).path if "http" in file_system.protocol else path) for c in "*?[")
+        if (
+            "http" in file_system.protocol and suffix_of(shown) and not pattern
+        ):  # whether it is a folder could only be told by reading it
             return [_remote(file_system, path, shown)]
-        if any(c in path for c in "*?["):
+        if pattern:
             paths = [p for p in file_system.glob(path) if readable(str(p))]
         elif file_system.isdir(path):
             paths = [p for p in file_system.find(path) if readable(str(p))]
@@ -232,6 +235,9 @@ def _foreign_errors() -> tuple[type[Exception], ...]:
 
 
 def _unreachable(shown: str, error: Exception) -> DataError:
+    aiohttp = sys.modules.get("aiohttp")
+    if aiohttp is not None and isinstance(error.__cause__, aiohttp.ClientConnectionError):
+        error = error.__cause__  # fsspec says "not found" also where no server answers
     if isinstance(error, FileNotFoundError):
         return DataError(f"nothing is at {shown}", fix="check the address and the credentials")
     return DataError(f"{shown}: {_brief(error)}", fix="check the address, the credentials and the network")

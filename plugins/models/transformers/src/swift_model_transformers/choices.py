@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from swift.api import ModelError
+from swift_model_transformers.varlen import TORCH_VARLEN, varlen_fault
 
 NEAREST = {
     "bfloat16": ("float32", "float16"),
@@ -47,15 +49,39 @@ def choose_dtype(
     return dtype, f"dtype: {dtype}; the checkpoint has {stored}, but {reason}"
 
 
-def attention_fault(name: str, model_class: Any, dtype: str) -> str:
+@dataclass(frozen=True)
+class Computes:
+    """What attention has to do with.
+
+    Args:
+        config: The model's.
+        dtype: Of the weights.
+        half: Queries, keys and values have 16 bits, as weights or by autocast.
+        device: Type of the torch device.
+        documents: As `LoadRequest.documents`.
+    """
+
+    model_class: Any
+    config: Any = None
+    dtype: str = "float32"
+    half: bool = False
+    device: str = "cpu"
+    documents: bool = False
+
+
+def attention_fault(name: str, computes: Computes) -> str:
     """Why the model cannot use an attention implementation; "" where it can."""
+    model_class = computes.model_class
     if name.startswith("flash_attention"):
         if not INSTALLED.get(name, lambda: False)():
             return f"{name} is not installed"
-        if dtype not in ("bfloat16", "float16"):
+        if not computes.half:
             return f"{name} needs a 16-bit dtype"
         if not getattr(model_class, "_supports_flash_attn", False):
             return f"{model_class.__name__} does not support {name}"
+    elif name == TORCH_VARLEN:
+        fault = varlen_fault(computes.config, model_class, computes.device, half=computes.half)
+        return f"{TORCH_VARLEN} does not do: {fault}" if fault else ""
     elif name == "sdpa" and not getattr(model_class, "_supports_sdpa", False):
         return f"{model_class.__name__} does not support sdpa"
     elif name == "flex_attention" and not getattr(model_class, "_supports_flex_attn", False):
@@ -65,23 +91,25 @@ def attention_fault(name: str, model_class: Any, dtype: str) -> str:
     return ""
 
 
-def choose_attention(asked: str, order: Sequence[str], model_class: Any, dtype: str) -> tuple[str, str]:
+def choose_attention(asked: str, order: Sequence[str], computes: Computes) -> tuple[str, str]:
     """(implementation, note): what was asked for, or the first of the device's `order` that is there.
 
     Raises:
         ModelError: The implementation that was asked for cannot be used; the message lists those that can.
     """
     if asked != "auto":
-        fault = attention_fault(asked, model_class, dtype)
+        fault = attention_fault(asked, computes)
         if fault:
-            able = [n for n in dict.fromkeys((*order, "eager")) if not attention_fault(n, model_class, dtype)]
+            able = [n for n in dict.fromkeys((*order, "eager")) if not attention_fault(n, computes)]
             raise ModelError(
                 f"attention {asked} cannot be used: {fault}; it can be {', '.join(able)}", fix=f"--attention {able[0]}"
             )
         return asked, f"attention: {asked}"
     faults = []
     for name in (*order, "eager"):
-        fault = attention_fault(name, model_class, dtype)
+        if name == TORCH_VARLEN and not computes.documents:
+            continue  # it would pass everything on to sdpa
+        fault = attention_fault(name, computes)
         if not fault:
             why = f"{'; '.join(faults)}" if faults else "the best that this device and model offer"
             return name, f"attention: {name} ({why})"

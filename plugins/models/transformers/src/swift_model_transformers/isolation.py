@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from swift_model_transformers.varlen import TORCH_VARLEN, without_mask
+
 _answers: dict[tuple[Any, ...], bool] = {}
 
 DOCUMENTS = ((5, 3, 6), (4, 8, 2))
@@ -23,7 +25,7 @@ TOLERANCE = 1e-4
 
 
 def keeps_documents_apart(model: nn.Module, attention: str, *, axes: int = 0) -> bool:
-    """Whether documents in a row stay apart by their position ids alone (`use_cache=False`, no mask).
+    """Whether documents in a row stay apart by their position ids alone (`use_cache=False`, no mask), or by these and bounds.
 
     Of multimodal models the text decoder is asked: what else they have works on single media. `axes`: its further axes of
     positions.
@@ -91,7 +93,7 @@ def _try_out(whole: nn.Module, config: Any, attention: str, axes: int) -> bool:
             return False  # the small model lacks a kind of layer, so it proves nothing
         ids = torch.randint(1, config.vocab_size, (len(DOCUMENTS), sum(DOCUMENTS[0])))
     positions = torch.tensor([[p for length in row for p in range(length)] for row in DOCUMENTS])
-    packed = _answer(model, ids, positions, axes)
+    packed = _in_one_row(model, ids, positions) if attention == TORCH_VARLEN else _answer(model, ids, positions, axes)
     alone = torch.cat([_each_alone(model, row, lengths, axes) for row, lengths in zip(ids, DOCUMENTS, strict=True)])
     mixed = _answer(model, ids, torch.arange(ids.shape[1]).expand_as(ids), axes)
     scale = alone.abs().max()
@@ -104,9 +106,18 @@ def _each_alone(model: nn.Module, row: torch.Tensor, lengths: tuple[int, ...], a
     return torch.cat(parts, dim=1)
 
 
-def _answer(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor, axes: int) -> torch.Tensor:
+def _in_one_row(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """All documents after one another, with their bounds."""
+    without_mask(model)
+    lengths = torch.tensor([0, *(length for row in DOCUMENTS for length in row)])
+    bounds, longest = lengths.cumsum(0, dtype=torch.int32), int(lengths.max())
+    given = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+    return _answer(model, ids.view(1, -1), positions.view(1, -1), 0, **given).view(*ids.shape, -1)
+
+
+def _answer(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor, axes: int, **given: Any) -> torch.Tensor:
     """Logits; of a decoder without a head its last states."""
     if axes:
         positions = positions.expand(1 + axes, *positions.shape)
-    out = model(input_ids=ids, position_ids=positions, use_cache=False)
+    out = model(input_ids=ids, position_ids=positions, use_cache=False, **given)
     return (out.logits if hasattr(out, "logits") else out.last_hidden_state).float()

@@ -25,11 +25,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from swift.api import Device, LoadedModel, LoadRequest, MediaProcessor, ModelError, ModelLoader
-from swift_model_transformers.choices import choose_attention, choose_dtype
+from swift_model_transformers.choices import Computes, choose_attention, choose_dtype
 from swift_model_transformers.folder import check_weights, read_config, read_json, require_tokenizer, stored_dtype
 from swift_model_transformers.isolation import keeps_documents_apart
 from swift_model_transformers.media import FAMILIES, MEDIA_CONFIGS, load_processor
 from swift_model_transformers.media import SUPPORTED as SUPPORTED_MEDIA
+from swift_model_transformers.varlen import TORCH_VARLEN, without_mask
 
 CAUSAL_LM_CLASSES = {
     name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in ((names,) if isinstance(names, str) else names)
@@ -41,6 +42,10 @@ def slow_dtypes(device: Device, weights: Sequence[Path]) -> set[str]:
     """dtypes that are better widened: emulated ones, as long as twice the weights leave half of the memory free."""
     slow = set(device.dtypes()) - set(device.fast_dtypes())
     return slow if slow and 4 * sum(file.stat().st_size for file in weights) <= device.memory().total else set()
+
+
+def takes_bounds(attention: str) -> bool:
+    return attention == TORCH_VARLEN or attention.startswith("flash_attention")
 
 
 class TransformersLoader(ModelLoader):
@@ -60,8 +65,13 @@ class TransformersLoader(ModelLoader):
         with quiet(), translated(folder):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=request.trust_remote_code, local_files_only=True)
             model_class = class_of(config, folder, trust_remote_code=request.trust_remote_code)
-        attention, attention_note = choose_attention(request.attention, request.device.attention(), model_class, dtype)
-        notes = [dtype_note, attention_note]
+        family = FAMILIES[config.model_type] if is_media_model(raw) else None
+        half = (request.autocast or dtype if dtype == "float32" else dtype) in ("bfloat16", "float16")
+        # Bounds would also reach the vision tower, whose rows are others.
+        documents = request.documents and family is None
+        computes = Computes(model_class, config, dtype, half=half, device=device.type, documents=documents)
+        attention, attention_note = choose_attention(request.attention, request.device.attention(), computes)
+        notes = [dtype_note]
         options: dict[str, Any] = {
             "dtype": getattr(torch, dtype), "attn_implementation": attention, "trust_remote_code": request.trust_remote_code,
         }  # fmt: skip
@@ -74,15 +84,25 @@ class TransformersLoader(ModelLoader):
                 notes.append(
                     f"weights: {len(unused)} tensors of the files are not part of {type(model).__name__}, e.g. {unused[0]}"
                 )
+        axes = family.axes if family else 0
+        apart = keeps_documents_apart(model, attention, axes=axes) and not (family and attention == TORCH_VARLEN)
+        if attention == TORCH_VARLEN and not apart and request.attention == "auto":
+            attention_note = f"attention: sdpa ({TORCH_VARLEN} does not keep documents of a {model_class.__name__} apart)"
+            attention = "sdpa"
+            model.set_attn_implementation(attention)
+            apart = keeps_documents_apart(model, attention, axes=axes)
+        if attention == TORCH_VARLEN:
+            without_mask(model)
+        notes.insert(1, attention_note)
         notes += check_vocabulary(tokenizer, model, folder)
         if tokenizer.pad_token is None:
             notes.append(f"tokenizer: no pad token; padding is {tokenizer.eos_token!r} and never trained on")
-        family = FAMILIES[model.config.model_type] if is_media_model(raw) else None
         return LoadedModel(
             model=model.to(device),
             tokenizer=tokenizer,
             attention=attention,
-            keeps_documents_apart=keeps_documents_apart(model, attention, axes=family.axes if family else 0),
+            keeps_documents_apart=apart,
+            takes_bounds=apart and takes_bounds(attention) and family is None,
             notes=notes,
             parts=family.parts if family else {},
             processor=self.load_processor(folder, tokenizer, trust_remote_code=request.trust_remote_code),
@@ -114,12 +134,16 @@ class TransformersLoader(ModelLoader):
                 fix=f'AutoModelForCausalLM.from_pretrained(..., attn_implementation="{request.attention}")',
             )
         notes = [f"model: the {type(inside).__name__} that was given, attention {attention}"]
+        apart = keeps_documents_apart(inside, attention)
+        if attention == TORCH_VARLEN:
+            without_mask(inside)
         notes += check_vocabulary(tokenizer, model, request.folder)
         return LoadedModel(
             model=model.to(request.device.setup(request.local_rank)).train(request.training),
             tokenizer=tokenizer,
             attention=attention,
-            keeps_documents_apart=keeps_documents_apart(inside, attention),
+            keeps_documents_apart=apart,
+            takes_bounds=apart and takes_bounds(attention),
             notes=notes,
         )
 

@@ -12,7 +12,10 @@ from swift.api.ops import next_token_loss
 
 class _Causal(Objective):
     def loss(self, model: nn.Module, batch: Batch, *, memory_budget: int) -> LossSum:
-        total = next_token_loss(model, batch.inputs, batch.labels, loss_weight=batch.loss_weight, memory_budget=memory_budget)
+        total = next_token_loss(
+            model, batch.inputs, batch.labels, loss_weight=batch.loss_weight, memory_budget=memory_budget,
+            label_positions=batch.label_positions,
+        )  # fmt: skip
         return LossSum(total)
 
 

@@ -41,11 +41,15 @@ class DPO(Objective):
         return batch.num_rows
 
     def reference(self, model: nn.Module, batch: Batch, *, memory_budget: int) -> dict[str, Tensor]:
-        of_tokens = label_log_probs(model, batch.inputs, batch.labels, memory_budget=memory_budget)
+        of_tokens = label_log_probs(
+            model, batch.inputs, batch.labels, memory_budget=memory_budget, label_positions=batch.label_positions
+        )
         return {"log_probs": sum_documents(of_tokens * token_weights(batch, self.settings.ld_alpha), batch)}
 
     def loss(self, model: nn.Module, batch: Batch, *, memory_budget: int) -> LossSum:
-        of_tokens = label_log_probs(model, batch.inputs, batch.labels, memory_budget=memory_budget)
+        of_tokens = label_log_probs(
+            model, batch.inputs, batch.labels, memory_budget=memory_budget, label_positions=batch.label_positions
+        )
         own = sum_documents(of_tokens * token_weights(batch, self.settings.ld_alpha), batch)
         base = batch.reference.get("log_probs", torch.zeros_like(own))
         likelihood, length = (sum_documents(x, batch) for x in (of_tokens * label_weights(batch), label_weights(batch)))

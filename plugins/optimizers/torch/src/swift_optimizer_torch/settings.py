@@ -15,7 +15,7 @@ class AdamWSettings(Settings):
     eps: float = Field(1e-8, gt=0.0)
     """Added to the denominator."""
     fused: bool | None = None
-    """One kernel for all parameters; default: on CUDA."""
+    """One kernel for moments and update; default: on CPUs and CUDA, where it is the fastest."""
 
 
 class SGDSettings(Settings):
