@@ -72,7 +72,7 @@ class LoadedModel:
     attention: str
     """The implementation that was taken."""
     keeps_documents_apart: bool
-    """Restarting position ids, without a mask, isolate documents that share a row (together with bounds, where it takes them)."""
+    """Restarting position ids, without a mask, isolate documents that share a row (with bounds, where it takes them)."""
     notes: list[str] = field(default_factory=list)
     """Lines for the user: what was chosen and why."""
     takes_bounds: bool = False
@@ -468,8 +468,8 @@ class Device(ABC):
 
     @abstractmethod
     def attention(self) -> tuple[str, ...]:
-        """transformers' names of attention implementations, and torch_varlen, best first; loaders pass over those that they, the
-        model or the installed packages do not know."""
+        """transformers' names of attention implementations, and torch_varlen, best first; loaders pass over those that they,
+        the model or the installed packages do not know."""
 
     @abstractmethod
     def collective_backend(self) -> str:
