@@ -54,6 +54,9 @@ from swift.python import tuners
 from swift.python.missing import MISSING
 from swift.training.progress import Display
 
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_vlm import draw, write_qwen
+
 HUB_IDS = ("qwen/Qwen-7B", "qwen-7b", "qwen3", "qwen3-vl")
 QUICK = {"progress": False, "report": False}
 
@@ -466,10 +469,10 @@ def test_dpo_of_a_model_object_starts_at_its_reference(how, model) -> None:
     [
         ({"model": "qwen3", "dataset": "local_data.jsonl", "sequence_parallel": True, "sp_size": 8, "use_flash_attn": True},
          "sequence parallelism"),
-        ({"model": "qwen3-vl", "dataset": "local_data.jsonl", "modality": "image,text", "enable_packing": True,
-          "max_packed_length": 8192}, "images, video and audio"),
+        ({"model": "qwen3-vl", "dataset": "local_data.jsonl", "modality": "video,text", "enable_packing": True,
+          "max_packed_length": 8192}, "video and audio"),
     ],
-    ids=["long sequences", "multimodal packing"],
+    ids=["long sequences", "packed videos"],
 )  # fmt: skip
 def test_what_is_not_built_is_refused_with_its_reason(values, reason) -> None:
     with pytest.raises(SwiftError, match=f"(?s)not built yet.*{reason}|{reason}.*not built yet"):
@@ -482,6 +485,20 @@ def test_packing_alone_is_built() -> None:
     )
     assert not plan.refused
     assert (plan.config["data"]["batching"], plan.config["data"]["packing_length"]) == ("packed", 256)
+
+
+def test_multimodal_packing_of_the_articles(tmp_path: Path) -> None:
+    folder = write_qwen(tmp_path / "qwen3-vl", version="3")
+    draw(tmp_path / "red.png", 80, 60)
+    rows = [{"messages": [{"role": "user", "content": "<image>and here?"}, {"role": "assistant", "content": "a red square"}],
+             "images": ["red.png"]}] * 4  # fmt: skip
+    (tmp_path / "local_data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run = train(
+        model=str(folder), dataset="local_data.jsonl", modality="image,text", enable_packing=True, max_packed_length=8192,
+        max_steps=2, **QUICK,
+    )  # fmt: skip
+    data = run.plan.config["data"]
+    assert (data["batching"], data["packing_length"], len(run.losses)) == ("packed", 8192, 2)
 
 
 # -------------------------------------------------------------------------------------------------------- answering

@@ -307,7 +307,7 @@ CASES = {
         service(ExporterSpec, "LeavesAdapter", test_an_adapter_is_folded_in_once="merge was called 0 times"),
         service(OptimizerSpec, "Momentum", state_bytes_per_parameter=4.0),
         service(OptimizerSpec, "Momentum", name="kit-boaster", state_bytes_per_parameter=0.0,
-                test_state_is_as_large_as_the_spec_says="is 0.0, the state takes 4.00 bytes"),
+                test_state_is_as_large_as_the_spec_says="is 0.0 and fixed_state False, so 0 for float32; the state takes 4.00 bytes"),
         service(OptimizerSpec, "OneGroup", state_bytes_per_parameter=4.0,
                 test_groups_keep_their_learning_rates="group 1 was given lr 0.001"),
         service(OptimizerSpec, "NoDecay", state_bytes_per_parameter=4.0,
@@ -480,7 +480,7 @@ DESCRIPTORS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
                                {"test_facts_say_what_the_fields_say":
                                 "fact quant.trainable is a claim of a quantizer, which a template cannot make"}),
     "template:declared": (DECLARES, {}, {}),
-    "template:foreign-prefix": (DECLARES.replace("Fact('acme.tiles'", "Fact('device.tiles'"), {},
+    "template:foreign-prefix": (DECLARES.replace("acme.tiles", "device.tiles"), {},
                                 {"test_facts_are_known": "device.* are Swift's own"}),
     "template:unknown-need": (NEEDS, {},
                               {"test_needs_and_clashes_are_over_known_facts": "did you mean quant.bits"}),

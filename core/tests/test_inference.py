@@ -34,6 +34,10 @@ REGISTRY = discover()
 MODELS = REGISTRY.find("model", "transformers")
 
 
+TEXTS = {0: "so say we all so say we all", 5: "rhyme in time rhyme in time"}
+"""Seed of a run -> what it learns to say."""
+
+
 def make_run(path: Path, base: Path, *, tuner: str = "lora", objective: str = "sft", seed: int = 0, steps: int = 3,
              system: str | None = None) -> RunDir:  # fmt: skip
     """A run directory as training leaves it, three real steps away from the base."""
@@ -42,7 +46,7 @@ def make_run(path: Path, base: Path, *, tuner: str = "lora", objective: str = "s
     model = part.apply(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), seed=seed)
     optimizer = torch.optim.AdamW(part.parameter_groups(model, learning_rate=3e-2, weight_decay=0.0))
     torch.manual_seed(seed)
-    ids = torch.randint(3, 200, (2, 24))
+    ids = tokenizer(TEXTS[seed], return_tensors="pt").input_ids
     for _ in range(steps):
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
