@@ -307,7 +307,7 @@ CASES = {
         service(ExporterSpec, "LeavesAdapter", test_an_adapter_is_folded_in_once="merge was called 0 times"),
         service(OptimizerSpec, "Momentum", state_bytes_per_parameter=4.0),
         service(OptimizerSpec, "Momentum", name="kit-boaster", state_bytes_per_parameter=0.0,
-                test_state_is_as_large_as_the_spec_says="is 0.0 and fixed_state False, so 0 for float32; the state takes 4.00 bytes"),
+                test_state_is_as_large_as_the_spec_says="and fixed_state False, so 0 for float32; the state takes 4.00 bytes"),
         service(OptimizerSpec, "OneGroup", state_bytes_per_parameter=4.0,
                 test_groups_keep_their_learning_rates="group 1 was given lr 0.001"),
         service(OptimizerSpec, "NoDecay", state_bytes_per_parameter=4.0,

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from swift.api import ops
+from swift.api.ops import losses
 
 T, H, V = 96, 24, 1500
 ONE, CHUNKS, FEW, MANY = 1 << 30, 4 * V * 70, 8 * T * V // 3, 1
@@ -47,12 +48,12 @@ def relative(got, wanted):
 
 
 def test_budgets_force_one_few_and_many_pieces():
-    few, many = ops._tile(T, V, FEW), ops._tile(T, V, MANY)
+    few, many = losses._tile(T, V, FEW), losses._tile(T, V, MANY)
     assert T * V * 4 <= ONE
     tiles = [-(-T // n) * -(-V // w) for n, w in (few, many)]
     assert 2 <= tiles[0] < 5 < tiles[1]
     (hidden, weight, _), _, _ = tensors(torch.float32)
-    chunks = [ops._chunk_tokens(hidden, weight, None, budget) for budget in (ONE, CHUNKS, MANY)]
+    chunks = [losses._chunk_tokens(hidden, weight, None, budget) for budget in (ONE, CHUNKS, MANY)]
     assert chunks == [T, 70, 0], "one piece, chunks, and what must be tiled"
 
 
@@ -65,7 +66,7 @@ def test_large_heads_are_chunked_where_that_pays():
         (torch.float32, False, 4 * 50 * 63, 0),
     ]:  # fmt: skip
         head = weight.detach().to(dtype, copy=True).requires_grad_(trained)
-        assert ops._chunk_tokens(hidden.to(dtype), head, None, budget) == wanted
+        assert losses._chunk_tokens(hidden.to(dtype), head, None, budget) == wanted
 
 
 @pytest.mark.parametrize("budget", [ONE, CHUNKS, FEW, MANY])
@@ -117,7 +118,7 @@ def test_gradients_pass_gradcheck(softcap, scale, size):
     leaves = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((7, 4), (11, 4), (11,))]
     tokens, loss_weight = torch.randint(0, 11, (7,)), torch.rand(7, dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda *t: ops._ChunkedLoss.apply(*t, tokens, loss_weight, softcap, scale or 1.0, size, True) / 3, leaves
+        lambda *t: losses._ChunkedLoss.apply(*t, tokens, loss_weight, softcap, scale or 1.0, size, True) / 3, leaves
     )
 
 

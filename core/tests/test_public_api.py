@@ -41,9 +41,8 @@ def public_api() -> dict[str, str]:
                 f"hook {name}({p})": f"given: {function.__annotations__[p]}" for p in inspect.signature(function).parameters
             }
     api["swift.api.settings.Settings"] = json.dumps(dict(swift.api.settings.Settings.model_config), sort_keys=True)
-    for name, value in vars(swift.api.ops).items():
-        if not name.startswith("_") and (name.isupper() or getattr(value, "__module__", "") == swift.api.ops.__name__):
-            api |= described(f"swift.api.ops.{name}", value)
+    for name in swift.api.ops.__all__:
+        api |= described(f"swift.api.ops.{name}", getattr(swift.api.ops, name))
     for name in swift.testing.__all__:
         api |= described(f"swift.testing.{name}", getattr(swift.testing, name))
     api |= {f"swift.testing.CONTRACT_CLASSES[{k}]": cls.__name__ for k, cls in swift.testing.CONTRACT_CLASSES.items()}
