@@ -24,14 +24,14 @@ def main(task: dict) -> None:
     run = folder / "swift"
     threading.Thread(target=watch, args=(run / "log.jsonl",), daemon=True).start()
     same = ["--batching", "padded", "--batch_size", str(task["batch"])]
-    best = ["--batching", "auto", "--batch_size", str(task["batch"])]
+    best = ["--batching", "packed", "--packing_length", "1024", "--batch_size", "1"]
     code = swift(
         [
             "sft", "--model", str(folder / "model"), "--dataset", str(folder / "rows.jsonl"), "--tuner", task["tuner"],
             *(["--lora.rank", "8", "--lora.alpha", "32", "--lora.dropout", "0"] if task["tuner"] == "lora" else []),
             "--dtype", task["dtype"], "--max_steps", str(task["steps"]), "--gradient_accumulation_steps", "1",
             "--learning_rate", "1e-4", "--lr_scheduler", "constant", "--warmup_ratio", "0", "--weight_decay", "0",
-            "--max_grad_norm", "1", "--log_steps", "1", "--save_steps", "100000", "--shuffle", "false", "--max_length", "1024",
+            "--max_grad_norm", "1", "--adamw.beta2", "0.999", "--log_steps", "1", "--save_steps", "100000", "--shuffle", "false", "--max_length", "1024",
             "--progress", "false", "--report", "false", "--mixed_precision", "no", "--cache_dir", str(folder / "tokens"),
             *(best if task["setting"] == "best" else same), "--output_dir", str(run),
         ]
