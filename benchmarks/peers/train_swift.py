@@ -31,7 +31,8 @@ def main(task: dict) -> None:
             *(["--lora.rank", "8", "--lora.alpha", "32", "--lora.dropout", "0"] if task["tuner"] == "lora" else []),
             "--dtype", task["dtype"], "--max_steps", str(task["steps"]), "--gradient_accumulation_steps", "1",
             "--learning_rate", "1e-4", "--lr_scheduler", "constant", "--warmup_ratio", "0", "--weight_decay", "0",
-            "--max_grad_norm", "1", "--adamw.beta2", "0.999", "--log_steps", "1", "--save_steps", "100000", "--shuffle", "false", "--max_length", "1024",
+            "--max_grad_norm", "1", "--adamw.beta2", "0.999",
+            "--log_steps", "1", "--save_steps", "100000", "--shuffle", "false", "--max_length", "1024",
             "--progress", "false", "--report", "false", "--mixed_precision", "no", "--cache_dir", str(folder / "tokens"),
             *(best if task["setting"] == "best" else same), "--output_dir", str(run),
         ]

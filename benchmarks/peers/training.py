@@ -5,8 +5,8 @@
 
 One model folder (Qwen3-shaped, random weights), one file of conversations, one order of rows, one precision, the same
 hyperparameters. `same`: padded batches of 4 rows in file order for everybody, so that losses must agree. `best`: each
-framework's fastest honest setting on a CPU (Swift: what `auto` chooses; the bare loop: packs of 1,024 tokens, documents told
-apart by position ids; TRL: packing, which mixes documents under SDPA; ms-swift refuses packing without flash attention and
+framework's fastest honest setting on a CPU (Swift: packs of 1,024 tokens; the bare loop: the same, documents told apart by
+position ids; TRL: packing, which mixes documents under SDPA; ms-swift refuses packing without flash attention and
 runs as before).
 
 Runs alternate between the frameworks, `--rounds` times, the most telling workloads first. Reported: real (non-padding)
