@@ -173,3 +173,6 @@ def wait(children: list[int], timeout_s: float) -> list[int]:
 
 if __name__ == "__main__":
     main(*(serve() if sys.argv[1:] == ["--serve"] else sys.argv[1:5]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # as `swift.worker`: the interpreter's teardown may wait forever for threads of the communication library
