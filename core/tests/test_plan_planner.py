@@ -278,7 +278,9 @@ def test_a_library_that_a_component_requires_is_missed_here_and_not_elsewhere(
     with pytest.raises(PluginNotFound, match="needs acme-absent-lib>=3, found nothing") as caught:
         refuse(plan)
     assert caught.value.fix == "pip install 'acme-absent-lib>=3'"
-    refuse(make_plan(resolved(model, "plan", data=data, tuner="needy"), needy))
+    elsewhere = make_plan(resolved(model, "plan", data=data, tuner="needy"), needy)
+    refuse(elsewhere)
+    assert [p.level for p in elsewhere.problems if "acme-absent-lib" in p.message] == ["unverified"]
 
 
 def test_one_process_strategies_keep_one_device(registry: Registry, model: Path, data: str) -> None:

@@ -71,11 +71,10 @@ class Draft:
         self.entries[slot], self.components[slot] = entry, component
         paths = {f"{entry.name}.{name}": choice for name, choice in chosen.items()}
         self.choices = [c for c in self.choices if c.path not in paths] + [Choice(p, v, why) for p, (v, why) in paths.items()]
-        if self.here:
-            try:
-                require(entry)
-            except PluginError as error:
-                self.problem(COMPONENT, error)
+        try:
+            require(entry)
+        except PluginError as error:
+            self.problem(COMPONENT, error, level="impossible" if self.here else "unverified")
         return entry
 
 
