@@ -176,7 +176,7 @@ def test_a_run_with_compiled_blocks_is_the_plain_run(tmp_path: Path) -> None:
 
     def run(name: str, *flags: str) -> list[float]:
         command = [
-            sys.executable, "-m", "swift.cli.main", "sft", "--model", str(folder), "--dataset", str(rows), "--batching",
+            sys.executable, "-m", "swift", "sft", "--model", str(folder), "--dataset", str(rows), "--batching",
             "packed",
             "--packing_length", "128", "--max_steps", "4", "--rows_per_step", "2", "--val_split", "0.2", "--device", "cpu",
             "--lora.dropout", "0", "--progress", "false", "--report", "false", "--cache_dir", str(tmp_path / "cache"),
