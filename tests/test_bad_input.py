@@ -62,12 +62,16 @@ def test_broken_line_is_reported_and_the_run_stops_above_the_share(
     lines = dataset(8).read_text(encoding="utf-8").splitlines()
     lines[2] = lines[2][:-5]
     (tmp_path / "d.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    code, text = sft(dataset=str(tmp_path / "d.jsonl"))
-    assert code and "d.jsonl:3" in text
+    for _ in range(2):  # the same command again asks for nothing
+        code, text = sft(dataset=str(tmp_path / "d.jsonl"))
+        assert code and "d.jsonl:3" in text and "not empty" not in text
+        assert "takes" in text and f"stand in {tmp_path / 'run' / 'rejects.jsonl'}" in text
     rejects = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rejects[0]["line"] == 3 and rejects[0]["reason"]
-    code, text = sft(dataset=str(tmp_path / "d.jsonl"), max_bad_fraction="0.5", output=str(tmp_path / "run2"))
+    code, text = sft(dataset=str(tmp_path / "d.jsonl"), max_bad_fraction="0.5")
     assert code == 0 and "1 row" in text
+    code, text = sft(dataset=str(tmp_path / "d.jsonl"), max_bad_fraction="0.5")
+    assert code and "not empty" in text
 
 
 def test_unknown_key(sft: Sft) -> None:

@@ -140,8 +140,44 @@ def test_every_part_runs(tmp_path: Path) -> None:
     }
 
 
+def working_on(process: subprocess.Popen[str], out: Path, name: str) -> int:
+    """The number of the child process, once it is at that case."""
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit:
+        cases = json.loads(out.read_text(encoding="utf-8"))["cases"] if out.is_file() else {}
+        if cases.get(name, {}).get("status") == "running":
+            break
+        time.sleep(0.05)
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()[0])
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="the process that is ended is found in /proc")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the process that is ended is found in /proc")
+@needs_proc
+@pytest.mark.parametrize("how", ["hangs past the end", "ended from outside"])
+def test_the_file_is_whole_where_a_run_does_not_get_to_its_end(tmp_path: Path, how: str) -> None:
+    out = tmp_path / "gpu.json"
+    only = ["--only", "correctness/losses,correctness/attention,correctness/optimizer"]
+    hangs = how == "hangs past the end"
+    process = subprocess.Popen([*COMMAND, *(["--minutes", "0.5"] if hangs else []), "--out", str(out), *only], text=True)
+    child = working_on(process, out, "correctness/attention")
+    if hangs:
+        os.kill(child, signal.SIGSTOP)
+    else:
+        process.terminate()
+    assert process.wait(timeout=120) == 1
+    data = json.loads(out.read_text(encoding="utf-8"))
+    assert data["cases"]["correctness/losses"]["status"] == "done" and data["summary"]["checks"] > 50
+    lost = data["cases"]["correctness/attention"]
+    assert lost["status"] == "crashed" and lost["error"] == data["error"]
+    assert ("the time was over" in data["error"]) is hangs and ("from outside" in data["error"]) is not hangs
+    assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.mark.slow
+@needs_proc
 def test_a_case_that_dies_takes_only_itself(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     process = subprocess.Popen(
@@ -149,14 +185,7 @@ def test_a_case_that_dies_takes_only_itself(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    limit = time.monotonic() + 120
-    while time.monotonic() < limit:
-        cases = json.loads(out.read_text(encoding="utf-8"))["cases"] if out.is_file() else {}
-        if cases.get("correctness/attention", {}).get("status") == "running":
-            break
-        time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
-    os.kill(int(children[0]), signal.SIGKILL)
+    os.kill(working_on(process, out, "correctness/attention"), signal.SIGKILL)
     process.communicate(timeout=200)
     cases = json.loads(out.read_text(encoding="utf-8"))["cases"]
     assert cases["correctness/attention"]["status"] == "crashed" and "-9" in cases["correctness/attention"]["error"]

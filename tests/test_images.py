@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -24,15 +25,21 @@ from swift.data.encode import ChatEncoder
 from swift.data.records import load_records
 from swift.data.rewrite import Rewrite
 from swift.data.tokens import TokenDataset, tokenize
-from swift.errors import DataError, ModelError
+from swift.errors import ConfigError, DataError, ModelError
+from swift.plan.images import counter
 from swift.plan.plan import Plan
 from swift.testing.datasets import samples
+from swift.training.parts import with_rates
 from swift_dataset_multimodal.swift_plugin import swift_datasets
 from swift_model_transformers.loader import TransformersLoader
 from swift_objective_causal.objectives import SFT, Pretrain
 from swift_objective_causal.settings import PretrainSettings, SFTSettings
 from swift_objective_preference.dpo import DPO
 from swift_objective_preference.settings import DPOSettings
+from swift_tuner_full.full import Full
+from swift_tuner_full.settings import FullSettings
+from swift_tuner_peft.lora import Lora
+from swift_tuner_peft.settings import LoraSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_vlm import SPECIAL, draw, qwen_processor, write_llava, write_qwen
@@ -165,6 +172,62 @@ def test_ids_and_pixels_are_those_of_transformers_processor(folders: dict[str, P
             assert (key in batch.inputs) == (key in expected)
             if key in expected:
                 assert torch.equal(batch.inputs[key], expected[key])
+
+
+SIZES = [(28, 28), (90, 60), (70, 200), (5, 900), (1000, 40), (33, 57), (2000, 3000), (1, 1), (1, 201)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("older", [False, True])
+def test_the_plan_counts_tokens_of_images_as_transformers_does(
+    folders: dict[str, Path], name: str, older: bool, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders[name], tmp_path / "model")
+    if older:  # as the files of hubs are written
+        whole = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
+        images = whole.pop("image_processor")
+        if FAMILIES[name]:
+            images |= {"min_pixels": images["size"]["shortest_edge"], "max_pixels": images["size"]["longest_edge"]}
+            del images["size"]
+        (folder / "processor_config.json").write_text(json.dumps(whole), encoding="utf-8")
+        (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
+    count, processor = counter(folder), own_processor(name, folder)
+    assert count is not None
+    for size in SIZES:
+        try:
+            [wanted] = processor._get_num_multimodal_tokens(image_sizes=[size])["num_image_tokens"]
+        except ValueError:
+            wanted = 0
+        assert count(*size) == wanted, size
+    if FAMILIES[name]:
+        square = 32 if name == "qwen3_vl" else 28
+        limited = counter(folder, min_pixels=4 * square**2, max_pixels=9 * square**2)
+        assert limited is not None and (limited(1, 1), limited(5000, 5000)) == (4, 9)
+
+
+def test_a_folder_that_says_nothing_of_images_is_not_guessed(tmp_path: Path) -> None:
+    assert counter(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_plan_counts_the_tokens_that_rows_will_have(
+    folders: dict[str, Path], rows: Path, name: str, swift: Callable[..., str]
+) -> None:
+    def planned(*flags: str) -> dict[str, Any]:
+        said = swift("plan", "--model", folders[name], "--dataset", rows, "--device", "cpu", "--json", *flags)
+        found: dict[str, Any] = Plan.from_json(said[said.index("{") :]).estimate["data"]
+        return found
+
+    encoder = encoder_of(load(folders[name]))
+    data = tokens_of(rows, encoder)
+    wanted = sum(int(np.isin(data[i][0], list(encoder.placeholder_ids)).sum()) for i in range(len(data)))
+    found = planned()
+    assert found["image_tokens"] == wanted > 10 and not any("images" in text for text in found["unknown"])
+    assert found["longest"] >= data.lengths.max() - 20  # texts are estimated
+    pairs = write_rows(rows, [{**row, "rejected_response": "no"} for row in ROWS])
+    assert pairs == rows and planned("--objective", "dpo")["image_tokens"] == 2 * wanted
+    (rows.parent / "c.png").unlink()
+    assert any("the tokens of images in 1 place" in text for text in planned()["unknown"])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -342,6 +405,27 @@ def test_a_changed_or_lost_file_is_named(folders: dict[str, Path], rows: Path) -
         collate([row_of(data, 2)], "packed")
 
 
+def test_pixels_are_read_anew_and_a_replaced_file_is_tokenized_again(folders: dict[str, Path], rows: Path) -> None:
+    encoder = encoder_of(load(folders["qwen2_5_vl"]))
+
+    def ids_and_pixels() -> tuple[list[int], torch.Tensor, bool]:
+        data = tokens_of(rows, encoder)
+        batch = collate([row_of(data, 2)], "padded")
+        return data[2][0].tolist(), batch.inputs["pixel_values"], data.from_cache
+
+    ids, pixels, from_cache = ids_and_pixels()
+    assert not from_cache
+    again = ids_and_pixels()
+    assert again[0] == ids and torch.equal(again[1], pixels) and again[2]
+    draw(rows.parent / "c.png", 100, 100, "blue")  # same name and size
+    painted = ids_and_pixels()
+    assert painted[0] == ids and painted[1].shape == pixels.shape and not torch.equal(painted[1], pixels)
+    draw(rows.parent / "c.png", 28, 28)
+    smaller = ids_and_pixels()
+    placeholder = SPECIAL.index("<|image_pad|>")
+    assert smaller[0].count(placeholder) == 1 < ids.count(placeholder) and len(smaller[1]) == 4 and not smaller[2]
+
+
 def test_rows_with_images_are_dropped_not_cut(folders: dict[str, Path], rows: Path) -> None:
     encoder = encoder_of(load(folders["qwen2_5_vl"]))
     data = tokens_of(rows, encoder, max_length=30, overlong="truncate_right")
@@ -416,6 +500,68 @@ def test_frozen_parts_stay_and_opened_ones_move(
     assert moved() == {"llm"}
     assert moved("--freeze_aligner", "false") == {"llm", "aligner"}
     assert moved("--freeze_vit", "false", "--freeze_llm", "true") == {"vit"}
+
+
+@pytest.mark.parametrize("name", ("llava", "qwen2_5_vl", "qwen3_vl"))
+def test_parts_learn_at_rates_of_their_own_as_in_hand_made_groups(folders: dict[str, Path], rows: Path, name: str) -> None:
+    rates = {"llm": 1e-3, "vit": 1e-4, "aligner": 3e-4}
+    section = {"learning_rate": rates["llm"], "vit_lr": rates["vit"], "aligner_lr": rates["aligner"]}
+    loaded, other = load(folders[name]), load(folders[name])
+    batch = collate([row_of(tokens_of(rows, encoder_of(loaded)), 0)], "padded")
+    tuner = Full(FullSettings(), "full")
+    groups = tuner.parameter_groups(loaded.model, learning_rate=rates["llm"], weight_decay=0.1)
+    ours = torch.optim.AdamW(with_rates(groups, loaded.model, loaded.parts, section))
+    named = list(other.model.named_parameters())
+    theirs = torch.optim.AdamW(
+        [
+            {"params": [p for n, p in named if _part(n) == part and (p.ndim >= 2) is matrix], "lr": rate,
+             "weight_decay": 0.1 if matrix else 0.0}
+            for part, rate in rates.items() for matrix in (True, False)
+        ]
+    )  # fmt: skip
+    for model, optimizer in ((loaded.model, ours), (other.model, theirs)):
+        for _ in range(3):
+            gradients(model, [batch])
+            optimizer.step()
+    expected = dict(named)
+    for key, value in loaded.model.named_parameters():
+        assert torch.equal(value, expected[key]), key
+    assert sorted({group["lr"] for group in ours.param_groups}) == pytest.approx(sorted(rates.values()))
+    with pytest.raises(ConfigError, match="vit_lr: the model has no such part"):
+        with_rates(groups, loaded.model, {}, section)
+
+
+def test_rates_of_parts_keep_the_factors_of_lora_plus(folders: dict[str, Path]) -> None:
+    loaded = load(folders["qwen2_5_vl"])
+    tuner = Lora(LoraSettings(lora_plus_lr_ratio=16.0), "lora")
+    model = tuner.apply(loaded.model, seed=0)
+    groups = tuner.parameter_groups(model, learning_rate=1e-4, weight_decay=0.0)
+    rates: dict[tuple[str, bool], set[float]] = {}
+    names = {id(p): n for n, p in model.named_parameters()}
+    for group in with_rates(groups, model, loaded.parts, {"learning_rate": 1e-4, "vit_lr": 1e-5}):
+        for parameter in group["params"]:
+            key = names[id(parameter)]
+            rates.setdefault((_part(key), "lora_B" in key), set()).add(group["lr"])
+    assert {key: [pytest.approx(rate) for rate in found] for key, found in rates.items()} == {
+        ("vit", False): [1e-5], ("vit", True): [16e-5], ("aligner", False): [1e-4], ("aligner", True): [16e-4],
+        ("llm", False): [1e-4], ("llm", True): [16e-4],
+    }  # fmt: skip
+
+
+def test_rates_of_parts_by_command(folders: dict[str, Path], rows: Path, tmp_path: Path, swift: Callable[..., str]) -> None:
+    before = AutoModelForImageTextToText.from_pretrained(folders["qwen2_5_vl"]).state_dict()
+    rates = {"llm": 1e-2, "vit": 1e-3, "aligner": 4e-3}
+    swift(
+        "sft", "--model", folders["qwen2_5_vl"], "--dataset", rows, "--tuner", "full", "--learning_rate", rates["llm"],
+        "--vit_lr", rates["vit"], "--aligner_lr", rates["aligner"], "--freeze_vit", "false", "--freeze_aligner", "false",
+        "--weight_decay", 0, "--lr_scheduler", "constant", "--warmup_ratio", 0, "--max_steps", 1, "-o", tmp_path / "run",
+        "--report", "false",
+    )  # fmt: skip
+    after = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "final").state_dict()
+    moved: dict[str, float] = {}
+    for key, value in after.items():
+        moved[_part(key)] = max(moved.get(_part(key), 0.0), float((value - before[key]).abs().max()))
+    assert moved == pytest.approx(rates, rel=1e-2)  # Adam's first step is the rate, whatever the gradient
 
 
 def _part(name: str) -> str:

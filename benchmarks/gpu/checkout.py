@@ -70,9 +70,10 @@ def use(target: Path, paths: list[str]) -> None:
 def fits(wheel: Path) -> bool:
     """Whether a wheel is for this interpreter and machine."""
     python, abi, platform = wheel.stem.split("-")[-3:]
+    major, minor = sys.version_info[:2]
     if platform == "any":
-        return "py3" in python
-    own = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+        return not {f"py{major}", f"py{major}{minor}"}.isdisjoint(python.split("."))
+    own = f"cp{major}{minor}"
     here = os.uname().machine if hasattr(os, "uname") else ""
     return (python == own or (python.startswith("cp3") and abi == "abi3")) and platform.endswith(here) and "linux" in platform
 

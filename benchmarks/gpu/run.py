@@ -11,6 +11,7 @@ the next. Which cases there are: --list. What the numbers mean: benchmarks/READM
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -32,8 +33,9 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "gpu.json"
 PARTS = ("environment", "correctness", "training", "means")
 STICKY = 75
 """Exit code of a child whose device is lost: the next case needs another process."""
-GRACE, HANGS_AT = 20.0, 4.0
-"""Seconds that the last case may take over the limit; times its usual duration (and a minute) after which a case hangs."""
+GRACE, HANGS_AT, SILENT = 20.0, 4.0, 120.0
+"""Seconds that the last case may take over the limit; times its usual duration (and a minute) after which a case hangs; seconds
+between cases (imports above all) after which the process does."""
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -51,6 +53,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(options: argparse.Namespace) -> int:
     """The parent: starts children until every case has been tried or the time is over."""
     started = time.time()
+    signal.signal(signal.SIGTERM, _interrupt)
     target = Path(tempfile.mkdtemp(prefix="swift-gpu-"))
     records = Records(options.out)
     records.data = {
@@ -76,7 +79,8 @@ def main(options: argparse.Namespace) -> int:
                 seconds = time.time() - records.cases[name]["since"]
                 records.set(name, status="crashed", seconds=seconds, error=ended or "the process ended without a word")
                 say(f"{name}: crashed ({records.cases[name]['error']})", since=started)
-            if not ended or (not lost and len(records.cases) == before):
+            over = ended in FINAL or time.time() > records.data["deadline"]
+            if not ended or over or (not lost and len(records.cases) == before):
                 break
         records.data["seconds"] = time.time() - started
         if ended:
@@ -90,26 +94,39 @@ def main(options: argparse.Namespace) -> int:
     return 0 if all(case["status"] in ("done", "skipped") for case in records.cases.values()) and not ended else 1
 
 
+def _interrupt(_number: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+OVER, STOPPED = "the time was over and the case did not end", "stopped from outside"
+FINAL = (OVER, STOPPED)
+
+
 def child(options: argparse.Namespace, target: Path, deadline: float) -> str:
     """Run cases until none is left. Returns why it ended before; "" where it did not."""
     command = [
         sys.executable, *(["-S"] if sys.flags.no_site else []), __file__, "--child", str(target), "--device", options.device,
         "--out", str(options.out), "--only", options.only, *(["--toy"] if options.toy else []),
     ]  # fmt: skip
-    process = subprocess.Popen(command, start_new_session=True)
-    why = ""
+    # A group of its own, so that what it has started ends with it; not a session, which would outlive whoever called.
+    process = subprocess.Popen(command, preexec_fn=getattr(os, "setpgrp", None))
+    why, heard = "", time.time()
     try:
         while process.poll() is None and not why:
             time.sleep(0.5)
             running = [case for case in Records.open(options.out).cases.values() if case["status"] == "running"]
+            heard = time.time() if running else heard
             if time.time() > deadline + GRACE:
-                why = "the time was over and the case did not end"
-            elif any(time.time() > case["since"] + case["limit"] for case in running):
+                why = OVER
+            elif any(time.time() > case["since"] + case["limit"] for case in running) or time.time() > heard + SILENT:
                 why = "it hung"
+    except KeyboardInterrupt:
+        why = STOPPED
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may not let go of it
+                process.wait(timeout=10)
     return why or ("" if process.returncode == 0 else f"the process ended with {process.returncode}")
 
 
@@ -142,9 +159,11 @@ def run_cases(options: argparse.Namespace) -> int:
             say(f"{case.name}: skipped, {reason}", since=started)
             continue
         sticky = attempt(case, context, records, started)
-        context.clean()
+        records.data["summary"] = summary(records)
+        records.write()
         if sticky:
             return STICKY
+        context.clean()
     return 0
 
 
@@ -252,4 +271,9 @@ def names(options: argparse.Namespace) -> int:
 if __name__ == "__main__":
     chosen = arguments()
     print(f"Python {platform.python_version()}", flush=True) if not chosen.child else None
-    raise SystemExit(names(chosen) if chosen.list else run_cases(chosen) if chosen.child else main(chosen))
+    if chosen.child:
+        ended = run_cases(chosen)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended)  # taking down a device or its collectives may wait forever
+    raise SystemExit(names(chosen) if chosen.list else main(chosen))

@@ -70,7 +70,8 @@ class Context:
         return peak_tflops(torch.cuda.get_device_name(0)) * 1e12 if self.cuda else 0.0
 
     def clean(self) -> None:
-        """Give back what a case held, also one that failed."""
+        """Give back what a case held, also one that failed; graphs hold the weights that they were made for."""
+        torch._dynamo.reset()
         gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()

@@ -23,8 +23,11 @@ def main(task: dict) -> None:
     folder = Path(task["folder"])
     run = folder / "swift"
     threading.Thread(target=watch, args=(run / "log.jsonl",), daemon=True).start()
-    same = ["--batching", "padded", "--batch_size", str(task["batch"])]
-    best = ["--batching", "packed", "--packing_length", "1024", "--batch_size", "1"]
+    batching = {
+        "same": ["--batching", "padded", "--batch_size", str(task["batch"])],
+        "joined": ["--batching", "padding_free", "--batch_size", str(task["batch"])],
+        "best": ["--batching", "packed", "--packing_length", "1024", "--batch_size", "1"],
+    }
     code = swift(
         [
             "sft", "--model", str(folder / "model"), "--dataset", str(folder / "rows.jsonl"), "--tuner", task["tuner"],
@@ -34,7 +37,7 @@ def main(task: dict) -> None:
             "--max_grad_norm", "1", "--adamw.beta2", "0.999",
             "--log_steps", "1", "--save_steps", "100000", "--shuffle", "false", "--max_length", "1024",
             "--progress", "false", "--report", "false", "--mixed_precision", "no", "--cache_dir", str(folder / "tokens"),
-            *(best if task["setting"] == "best" else same), "--output_dir", str(run),
+            *batching[task["setting"]], "--output_dir", str(run),
         ]
     )  # fmt: skip
     if code:

@@ -4,17 +4,19 @@
         [--dtypes float32] [--settings same] [--threads 1] [--out FILE] [--envs DIR] [--fresh | --table]
 
 One model folder (Qwen3-shaped, random weights), one file of conversations, one order of rows, one precision, the same
-hyperparameters. `same`: padded batches of 4 rows in file order for everybody, so that losses must agree. `best`: each
-framework's fastest honest setting on a CPU (Swift: packs of 1,024 tokens; the bare loop: the same, documents told apart by
-position ids; TRL: packing, which mixes documents under SDPA; ms-swift refuses packing without flash attention and
-runs as before).
+hyperparameters. `same`: padded batches of 4 rows in file order for everybody, so that losses must agree. `joined`: the same
+rows in each step and the same losses, but Swift computes no padding (--batching padding_free; the others can that only with
+flash attention). `best`: each framework's fastest honest setting on a CPU (Swift: packs of 1,024 tokens; the bare loop: the
+same, documents told apart by position ids; TRL: packing, which mixes documents under SDPA; ms-swift refuses packing without
+flash attention and runs as before).
 
 Runs alternate between the frameworks, `--rounds` times, the most telling workloads first. Reported: real (non-padding)
 tokens per second after the first `--warmup` steps; seconds from the start of the process to the first step; wall time of the
 whole command; peak memory (the larger of the process's peak resident set and the tree's sum of proportional sets, sampled);
 final loss; ratios as paired medians with their range. No run finds tokenized data of another one, but for --warm.
 
-The JSON is written after each run. The same command goes on from it: what is there is not run again, --fresh starts anew.
+The JSON is written after each run. The same command goes on from it: what is there is not run again, --fresh forgets the
+workloads that were asked for. A workload keeps the settings and the commit that it was measured with.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from comparison import compare, expected_seconds, order, table
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "training.json"
 FRAMEWORKS = {"bare": "train_bare.py", "swift": "train_swift.py", "trl": "train_trl.py", "ms-swift": "train_msswift.py"}
-SHAPES, TUNERS, DTYPES, SETTINGS = ("7M", "60M"), ("lora", "full"), ("float32", "bfloat16"), ("same", "best")
+SHAPES, TUNERS, DTYPES, SETTINGS = ("7M", "60M"), ("lora", "full"), ("float32", "bfloat16"), ("same", "joined", "best")
 KEYS = ("model", "tuner", "dtype", "setting")
 CACHES = ("swift", "trl", "ms-swift", "tokens", "hf", "modelscope")
 """What frameworks leave in the working folder."""
@@ -70,27 +72,30 @@ def once(name: str, task: dict[str, Any], options: argparse.Namespace) -> dict[s
     }
 
 
-def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What must be equal for runs to be compared."""
+def machine() -> dict[str, Any]:
+    return {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}
+
+
+def settings_of(options: argparse.Namespace, workload: Workload) -> dict[str, Any]:
+    """What runs of a workload must have in common to be compared."""
     git = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
     return {
-        "threads": options.threads, "batch": options.batch, "steps": options.steps, "warmup": options.warmup,
-        "rows": options.count, "warm": options.warm,
-        "machine": {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()},
+        "threads": options.threads, "batch": options.batch, "steps": steps_of(options, workload), "warmup": options.warmup,
+        "rows": options.count, "warm": options.warm, "machine": machine(),
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
     }  # fmt: skip
 
 
+def steps_of(options: argparse.Namespace, workload: Workload) -> int:
+    return max(2, options.steps // (1 if workload[0] == "7M" else 2))
+
+
 def opened(options: argparse.Namespace) -> dict[str, Any]:
-    """The report so far, or a new one. Ends where the file holds runs of other settings."""
-    settings = settings_of(options)
-    if options.out.is_file() and not options.fresh:
+    """The report so far, or a new one."""
+    if options.out.is_file():
         report: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8"))
-        others = [key for key, value in settings.items() if report.get(key) != value]
-        if others and not options.table:
-            raise SystemExit(f"{options.out} has runs with another {', '.join(others)}: --fresh starts anew, or --out OTHER")
         return report
-    return {"what": (__doc__ or "").splitlines()[0], **settings, "versions": {}, "workloads": []}
+    return {"what": (__doc__ or "").splitlines()[0], "versions": {}, "workloads": []}
 
 
 def save(report: dict[str, Any], out: Path) -> None:
@@ -100,11 +105,19 @@ def save(report: dict[str, Any], out: Path) -> None:
     temporary.replace(out)
 
 
-def of_workload(report: dict[str, Any], workload: Workload) -> dict[str, Any]:
+def of_workload(report: dict[str, Any], workload: Workload, options: argparse.Namespace) -> dict[str, Any]:
+    """Its entry in the report. Ends where that has runs of other settings."""
     found = next((w for w in report["workloads"] if tuple(w[key] for key in KEYS) == workload), None)
+    settings = settings_of(options, workload)
     if found is None:
-        found = {**dict(zip(KEYS, workload, strict=True)), "summary": {}, "runs": {}}
+        found = {**dict(zip(KEYS, workload, strict=True)), "settings": settings, "summary": {}, "runs": {}}
         report["workloads"].append(found)
+    others = [key for key, value in settings.items() if found["settings"].get(key) != value]
+    if others:
+        what = " ".join(workload)
+        raise SystemExit(
+            f"{options.out} has runs of {what} with another {', '.join(others)}: --fresh starts anew, or --out OTHER"
+        )
     return found
 
 
@@ -118,6 +131,8 @@ def main() -> None:
         (shape, tuner, dtype, setting)
         for shape in options.models for tuner in options.tuners for dtype in options.dtypes for setting in options.settings
     ]  # fmt: skip
+    if options.fresh:
+        report["workloads"] = [w for w in report["workloads"] if tuple(w[key] for key in KEYS) not in chosen]
     for name in options.only:
         report["versions"][name] = environments.versions(environments.python_of(name, options.envs))
     ends = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
@@ -128,7 +143,7 @@ def main() -> None:
             took[tuple(entry[key] for key in KEYS)] = [sum(max(of) for of in rounds)]
     with tempfile.TemporaryDirectory(prefix="swift-training-") as work:
         for number, workload in order(chosen, options.rounds):
-            entry = of_workload(report, workload)
+            entry = of_workload(report, workload, options)
             names = options.only if number % 2 == 0 else list(reversed(options.only))
             left = [
                 name for name in names
@@ -170,10 +185,10 @@ def measured(name: str, workload: Workload, number: int, folder: Path, options: 
     shape, tuner, dtype, setting = workload
     task = {
         "folder": str(folder), "tuner": tuner, "dtype": dtype, "setting": setting, "batch": options.batch,
-        "steps": max(2, options.steps // (1 if shape == "7M" else 2)),
+        "steps": steps_of(options, workload),
     }  # fmt: skip
     began = time.monotonic()
-    what = f"{shape:4} {tuner:5} {dtype:9} {setting:5} {name:9}"
+    what = f"{shape:4} {tuner:5} {dtype:9} {setting:6} {name:9}"
     try:
         run = once(name, task, options)
     except (RuntimeError, KeyError, ZeroDivisionError) as error:
@@ -213,7 +228,7 @@ def parsed() -> argparse.Namespace:
     add("--timeout", type=float, default=900, help="seconds that a run may take [900]")
     add("--envs", type=Path, default=environments.ENVIRONMENTS, help="folder of the environments")
     add("--out", type=Path, default=RESULTS, help="[benchmarks/results/training.json]")
-    add("--fresh", action="store_true", help="forget the runs in that file")
+    add("--fresh", action="store_true", help="forget the runs of these workloads in that file")
     add("--table", action="store_true", help="only print what the file says")
     options = parser.parse_args()
     if options.quick:

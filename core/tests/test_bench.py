@@ -134,3 +134,29 @@ def test_help_states_the_formula(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "train", "--help"]) == 0
     text = capsys.readouterr().out
     assert "--against" in text and "6 N_trained + 4 N_frozen + 12 n q S" in " ".join(text.split())
+
+
+def test_what_trains_nothing_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, near in (("infer", "train"), ("serve", "train"), ("foo", "train"), ("sfft", "sft")):
+        assert main(["bench", verb, "--model", "tiny"]) == 2
+        text = capsys.readouterr().err
+        assert f"swift {verb} trains nothing that could be measured; these do: sft, pt, train" in text
+        assert f"fix: swift bench {near} --model tiny" in text
+
+
+def test_flags_of_the_other_side_that_cannot_be_read(given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "train", "--model", "tiny", "--dataset", given["dataset"], "--against=--seed '1"]) == 2
+    assert "--against --seed '1: no closing quotation" in capsys.readouterr().err
+
+
+def test_a_comparison_says_in_what_the_sides_differ(given: dict[str, Any]) -> None:
+    registry = discover()
+
+    def plan(**values: Any) -> Any:
+        return make_plan(load("sft", values={**given, "tuner": "lora", **values}, registry=registry), registry)
+
+    a, b = plan(), plan(gradient_checkpointing="full", lora={"rank": 16})
+    assert bench.differences(a, b) == [
+        ("", "A", "B"), ("train.gradient_checkpointing", "off", "full"), ("lora.rank", "8", "16"),
+    ]  # fmt: skip
+    assert bench.differences(a, a) == [("no setting differs between A and B",)]

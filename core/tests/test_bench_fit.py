@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from swift.data.batches import StepLoader, Units
 from swift.data.packing import Groups
 from swift.plan import estimate as est
-from swift.plan import fit
+from swift.plan import fit, work
 from swift.plan.plan import Component, Plan
 from swift.plan.shapes import shapes_of
 from swift.training.memory import LongestFirst, costliest, held, kept_for_backward
@@ -54,16 +54,16 @@ def test_model_flops_are_those_that_torch_counts(lora: bool) -> None:
     built, setup = model(lora)
     with FlopCounterMode(display=False) as counter:
         built(input_ids=torch.arange(128)[None] % 320, labels=torch.arange(128)[None] % 320).loss.backward()
-    assert est.model_flops(setup, 128) * 128 == pytest.approx(counter.get_total_flops(), rel=0.03 if lora else 0.005)
+    assert work.model_flops(setup, 128) * 128 == pytest.approx(counter.get_total_flops(), rel=0.03 if lora else 0.005)
 
 
 def test_the_formula_by_hand() -> None:
     setup = est.Setup(shapes_of(QWEN3_8B), "bfloat16")
     n = 8_190_735_360 - 151936 * 4096
-    assert est.matrix_parameters(setup) == n
-    assert est.model_flops(setup, 1000) == 6 * n + 12 * 36 * 4096 * 1000
+    assert work.matrix_parameters(setup) == n
+    assert work.model_flops(setup, 1000) == 6 * n + 12 * 36 * 4096 * 1000
     lora = replace(setup, adapters=True, adapter=est.AdapterSize(16, (), whole=1_000_000))
-    assert est.model_flops(lora, 0) == 4 * n + 6_000_000
+    assert work.model_flops(lora, 0) == 4 * n + 6_000_000
 
 
 def test_the_largest_micro_batches_that_fit_keep_the_rows_of_a_step() -> None:

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 from xml.etree import ElementTree
 
 import pytest
@@ -264,6 +264,8 @@ CASES = {
         device("SaysMoreThanItsSpec", test_spec_and_device_say_the_same="offers ['float64'], which its fact device.dtypes"),
         device("NoTotal", test_memory_is_plausible="bytes used of"),
         device("LosesGenerators", test_generators_can_be_restored="do not bring the generators back"),
+        device("SaysNothingOfKernels", test_chosen_kernels_multiply_rightly="choose_kernels returns None"),
+        device("ChoosesBadKernels", test_chosen_kernels_multiply_rightly="off after choose_kernels"),
         device("OtherBackend", test_collective_backend_is_one_of_the_facts="collective_backend is 'nccl'"),
         device("Right", name="kit-none", probe="nothing_there", test_probe_never_raises_and_is_plausible="says 0 devices"),
         device("Right", name="kit-heavy", probe="heavy", test_probe_needs_no_torch="the probe imports ['torch'"),
@@ -594,6 +596,21 @@ def test_every_field_of_every_spec_is_accounted_for() -> None:
     assert sorted(base | own) == sorted(stand)
     assert all(why for why in claims.DESCRIPTIONS.values())
     assert all(rule.values and rule.why and rule.instead for rule in claims.UNTRIED.values())
+
+
+def test_of_values_that_say_more_than_is_proved_the_proved_part_is_shown() -> None:
+    for (kind, field), values in claims.PROVED_OF.items():
+        [spec] = [spec for spec in SPECS if spec.kind == kind]
+        assert (kind, field) in claims.PROVED and set(values) < set(get_args(get_type_hints(spec)[field]))
+    shown = [
+        {
+            claim
+            for claim, _ in claims.claimed(TunerSpec(name="t", impl="a:b", summary="s", trainable=how))
+            if "trainable" in claim
+        }
+        for how in ("all", "low-rank", "part")
+    ]
+    assert shown == [{"trainable = all"}, {"trainable is not all"}, {"trainable is not all"}]
 
 
 def test_every_fact_is_accounted_for() -> None:

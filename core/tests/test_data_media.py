@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import threading
 import wave
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from swift.data import media
 from swift.data.media import Fetcher, is_public, open_image, resolve_media, sniff
+from swift.data.records import load_records
 from swift.errors import DataError
 
 Image = pytest.importorskip("PIL.Image")
@@ -186,3 +188,32 @@ def test_limits_and_faults_of_sites(site: str, tmp_path: Path) -> None:
     for reason in ("cannot be fetched", "not asked again"):
         with pytest.raises(DataError, match=reason):
             dead("http://127.0.0.1:1/a.jpg", "images")
+
+
+def test_a_row_is_judged_again_when_its_media_come_go_or_change(tmp_path: Path) -> None:
+    rows = [{"query": "<image>q", "response": "r", "images": [name]} for name in ("here.png", "later.png")]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def rejected() -> list[int]:
+        found = load_records([str(file)], max_bad_fraction=1.0, cache_dir=tmp_path / "cache", lazy=True)
+        states.append(found.media)
+        return [reject.line for reject in found.rejects]
+
+    states: list[str] = []
+    (tmp_path / "here.png").write_bytes(png())
+    assert [rejected(), rejected()] == [[2], [2]] and states[0] == states[1] != ""
+    (tmp_path / "later.png").write_bytes(png())
+    assert rejected() == []
+    (tmp_path / "here.png").write_bytes(b"no image")
+    assert rejected() == [1]
+    (tmp_path / "here.png").unlink()
+    assert rejected() == [1] and len(set(states)) == 4
+
+
+def test_rows_without_local_media_have_no_state(tmp_path: Path) -> None:
+    uri = "data:image/png;base64," + base64.b64encode(png()).decode()
+    rows = [{"query": "q", "response": "r"}, {"query": "<image>q", "response": "r", "images": [uri]}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert load_records([str(file)], cache_dir=tmp_path / "cache").media == ""

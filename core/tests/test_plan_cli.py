@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from swift.cli.plan import main, without_strategy
+from swift.cli.plan import PLANNED, main, split_verb, without_strategy
 from swift.errors import ConfigError, PlanRefused
 from swift.plan.plan import Plan
 from swift.plan.render import bytes_of, columns, count, duration
+from swift.plugins.registry import discover
 
 QWEN3_8B = {
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 4096, "num_hidden_layers": 36,
@@ -110,3 +111,9 @@ def test_numbers_for_people() -> None:
     assert [bytes_of(n) for n in (12, 2048, 3 * 2**20, 15.3 * 2**30)] == ["12 B", "2.0 KiB", "3.0 MiB", "15.3 GiB"]
     assert [count(n) for n in (512, 3.8e6, 8.19e9)] == ["512", "3.80 M", "8.19 B"]
     assert [duration(s) for s in (5, 600, 12000, 400_000)] == ["5 s", "10 min", "3 h 20 min", "4.6 days"]
+
+
+def test_verbs_of_objectives_are_planned() -> None:
+    verb = next(v for entry in discover().entries("objective") for v in entry.data["verbs"] if v not in PLANNED)
+    assert split_verb([verb, "--model", "tiny"]) == (verb, ["--model", "tiny"])
+    assert split_verb(["nothing", "--model", "tiny"])[0] == "plan"

@@ -41,8 +41,12 @@ CONFIG = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128, "vocab_size": 300,
     "max_position_embeddings": 512, "dtype": "bfloat16", "tie_word_embeddings": False,
 }  # fmt: skip
-GPU_FACTS: dict[str, Any] = {"device.dtypes": ("bfloat16", "float32"), "device.collectives": ("nccl",)}
-HOST_FACTS: dict[str, Any] = {"device.dtypes": ("float32", "bfloat16"), "device.collectives": ("gloo",)}
+GPU_FACTS: dict[str, Any] = {
+    "device.dtypes": ("bfloat16", "float32"), "device.collectives": ("nccl",), "device.attention": ("flash_x", "sdpa", "eager"),
+}  # fmt: skip
+HOST_FACTS: dict[str, Any] = {
+    "device.dtypes": ("float32", "bfloat16"), "device.collectives": ("gloo",), "device.attention": ("sdpa", "eager"),
+}  # fmt: skip
 MADE_UP = """
 from swift.api import Hub, ModelError
 
@@ -153,7 +157,8 @@ def test_every_open_value_is_chosen_with_a_reason(registry: Registry, model: Pat
     assert chosen(plan) == {
         "device.name": "host", "parallel.nproc_per_node": 1, "parallel.name": "alone", "train.gradient_accumulation_steps": 16,
         "train.learning_rate": 3e-4, "train.compile": "off", "train.gradient_checkpointing": "off", "data.max_length": 512,
-        "model.dtype": "bfloat16",
+        "model.dtype": "bfloat16", "objective.logits_memory": 256.0, "train.optimizer_in_backward": False,
+        "model.attention": "auto",
     }  # fmt: skip
     assert all(choice.why for choice in plan.choices)
     for path, value in chosen(plan).items():
@@ -211,6 +216,72 @@ def test_activations_are_not_offloaded_to_where_they_are(registry: Registry, mod
     assert "where host computes anyway" in problem.message and problem.fix == "--gradient_checkpointing full"
     HERE["gpu"] = DeviceInfo(1, ("card",), 80 * GIB)
     assert not make_plan(resolved(model, data=data, train={"gradient_checkpointing": "offload"}), registry).refused
+
+
+def why(plan: Plan, path: str) -> str:
+    return next(choice.why for choice in plan.choices if choice.path == path)
+
+
+def test_updates_in_the_backward_pass_are_the_last_resort(registry: Registry, model: Path, data: str) -> None:
+    """auto takes them where nothing else makes the run fit and its other settings allow it already."""
+    path = "train.optimizer_in_backward"
+
+    def plan(memory: int, **train: Any) -> Plan:
+        HERE["gpu"] = DeviceInfo(1, ("card",), memory)
+        return make_plan(resolved(model, data=data, tuner="full", train=train), registry)
+
+    legal = {"max_grad_norm": 0.0, "gradient_accumulation_steps": 1, "gradient_checkpointing": "full"}
+    roomy = plan(80 * GIB, **legal)
+    assert chosen(roomy)[path] is False and "which fit without" in why(roomy, path)
+    total = roomy.estimate["memory"]["total"]
+    short = plan(round(total / 0.8) - 2**20, **legal)
+    assert chosen(short)[path] is True and "it spares" in why(short, path)
+    assert short.estimate["memory"]["total"] < total
+    not_so = plan(round(total / 0.8) - 2**20, **legal | {"gradient_accumulation_steps": 4})
+    assert chosen(not_so)[path] is False and "but needs --gradient_accumulation_steps 1" in why(not_so, path)
+
+
+def test_logits_get_what_their_chunks_need(registry: Registry, model: Path, data: str) -> None:
+    """A trained head of a large vocabulary asks for more than 256 MiB, where the device has it: see `swift.api.ops`."""
+    (model / "config.json").write_text(json.dumps({**CONFIG, "vocab_size": 151936}), encoding="utf-8")
+    path, packs = "objective.logits_memory", {"dataset": [data], "batching": "packed", "packing_length": 1024}
+
+    def plan(memory: int, **sections: Any) -> Plan:
+        HERE["gpu"] = DeviceInfo(1, ("card",), memory)
+        return make_plan(resolved(model, data=packs, **sections), registry)
+
+    full = plan(80 * GIB, tuner="full", model={"id": str(model), "dtype": "float32"}, train={"mixed_precision": "no"})
+    assert chosen(full)[path] == 297, "512 x 151,936 x 4 bytes"
+    for other in (plan(80 * GIB), plan(8 * GIB, tuner="full", model={"id": str(model), "dtype": "float32"})):
+        assert chosen(other)[path] == 256 and "live at once" in why(other, path)
+    given = plan(80 * GIB, objective={"logits_memory": 64.0})
+    assert path not in chosen(given) and given.config["objective"]["logits_memory"] == 64
+
+
+def test_why_nothing_is_compiled(registry: Registry, model: Path, data: str) -> None:
+    text = why(make_plan(resolved(model, data=data), registry), "train.compile")
+    assert "1.3 times as fast" in text and "about 46 s of compiling" in text and "of this run's" in text
+    HERE["gpu"] = DeviceInfo(1, ("card",), 80 * GIB)
+    assert "has not been measured" in why(make_plan(resolved(model, data=data), registry), "train.compile")
+
+
+def test_attention_is_one_that_the_device_has(registry: Registry, model: Path, data: str) -> None:
+    HERE["gpu"] = DeviceInfo(1, ("card",), 80 * GIB)
+    plan = make_plan(resolved(model, data=data), registry)
+    assert chosen(plan)["model.attention"] == "auto" == plan.config["model"]["attention"]
+    assert "the first of flash_x, sdpa, eager" in why(plan, "model.attention")
+    assert "all but eager spare its scores" in why(plan, "model.attention")
+
+    def asked(name: str, verb: str = "sft") -> Plan:
+        return make_plan(resolved(model, verb, data=data, model={"id": str(model), "attention": name}), registry)
+
+    assert not asked("sdpa").problems and not asked("flex_attention").problems
+    (problem,) = asked("sdpaa").refused
+    assert problem.fix == "--attention sdpa" and "auto, flash_x, sdpa, eager, flex_attention" in problem.message
+    HERE["gpu"] = None
+    (elsewhere,) = asked("flash_x").refused
+    assert elsewhere.fix == "--attention auto" and elsewhere.message.endswith("; gpu may have it")
+    assert not asked("flash_x", "plan").refused, "a plan may be for another machine"
 
 
 def test_updates_in_the_backward_pass_are_refused_with_what_to_type(registry: Registry, model: Path, data: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from plugin_dists import TUNER, found_in, make_dist, new_site, python
 
-from swift.api import KINDS, ParallelSpec, hookspecs, plural
+from swift.api import KINDS, DatasetSpec, ParallelSpec, hookspecs, plural
 from swift.cli import listing
 from swift.errors import ConfigError, PluginBroken, PluginConflict, PluginError, PluginNotFound
 from swift.plugins import collect, index, scan
@@ -414,3 +414,16 @@ def test_plugins_are_never_loaded_from_the_current_folder(site, tmp_path):
     make_dist(site, plugin="planted")
     assert "planted" not in python(code, cwd=site).stdout
     assert "planted" in python(code, cwd=site, site=site).stdout
+
+
+def test_a_catalog_beside_a_door_is_a_list_of_specs(tmp_path):
+    listed = [{"name": "a", "tasks": ["sft", "qa"], "columns": {"q": "query"}}, {"name": "b", "licence": "Apache-2.0"}]
+    (tmp_path / "catalog.json").write_text(json.dumps(listed), encoding="utf-8")
+    made = DatasetSpec.catalog(str(tmp_path / "swift_plugin.py"), sample="package:rows.jsonl")
+    assert made == [
+        DatasetSpec(name="a", tasks=("sft", "qa"), columns={"q": "query"}, sample="package:rows.jsonl"),
+        DatasetSpec(name="b", licence="Apache-2.0", sample="package:rows.jsonl"),
+    ]
+    (tmp_path / "catalog.json").write_text('[{"name": "a", "colour": "red"}]', encoding="utf-8")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        DatasetSpec.catalog(str(tmp_path / "swift_plugin.py"))

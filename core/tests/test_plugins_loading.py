@@ -96,6 +96,9 @@ def test_a_missing_requirement_is_said_before_anything_is_imported(site):
     ("impl", "says"),
     [
         ("import galore_torch_missing", "there is no module 'galore_torch_missing'"),
+        ("raise ModuleNotFoundError('galore needs its kernels')", "imported: galore needs its kernels"),
+        ("raise ModuleNotFoundError", "imported: a module is missing"),
+        ("raise ImportError('built for another torch')", "imported: ImportError: built for another torch"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("x = 1", "has no 'Impl'"),
         ("class Impl: ...", "is not a subclass of swift.api.Tuner"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,7 +47,8 @@ def test_plan_of_another_schema_is_refused() -> None:
 
 
 def test_existing_folder_is_not_overwritten_unasked(tmp_path: Path) -> None:
-    RunDir.create(tmp_path / "a", PLAN, {"model": "m"})
+    run = RunDir.create(tmp_path / "a", PLAN, {"model": "m"})
+    checkpoint(run, 10)
     with pytest.raises(CheckpointError, match="not empty") as caught:
         RunDir.create(tmp_path / "a", PLAN, {})
     assert "--resume" in caught.value.fix
@@ -164,3 +167,52 @@ def test_a_run_that_never_was_is_taken_away_and_any_other_stays(tmp_path: Path, 
         (something.path / kept).mkdir()
     assert nothing.discard() and not nothing.path.exists()
     assert not something.discard() and (something.path / kept).exists() and something.plan == PLAN
+
+
+MADE = (
+    "log.jsonl",
+    "rejects.jsonl",
+    "rejects-held-out.jsonl",
+    "error.txt",
+    "logs/rank-1.txt",
+    "checkpoints/.step-000001.9.tmp/w",
+)
+"""What a run leaves that saved nothing."""
+
+
+def test_a_run_that_saved_nothing_is_taken_again_and_other_files_stay(tmp_path: Path) -> None:
+    old = RunDir.create(tmp_path / "a", PLAN, {"model": "old"})
+    for name in (*MADE, "notes.txt", "tensorboard/events"):
+        (old.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (old.path / name).write_text("", encoding="utf-8")
+    assert old.is_barren
+    new = RunDir.create(tmp_path / "a", PLAN, {"model": "new"})
+    assert "new" in new.config_file.read_text(encoding="utf-8") and new.plan == PLAN
+    assert not any((new.path / name).exists() for name in MADE) and new.checkpoint_folder.is_dir()
+    assert (new.path / "notes.txt").exists() and (new.path / "tensorboard" / "events").exists()
+
+
+@pytest.mark.parametrize("saved", ["log.jsonl", "checkpoints/step-000001/manifest.json", "final/weights", "report.html"])
+def test_a_run_that_saved_anything_is_not_taken_again(tmp_path: Path, saved: str) -> None:
+    run = RunDir.create(tmp_path / "a", PLAN, {})
+    (run.path / saved).parent.mkdir(parents=True, exist_ok=True)
+    (run.path / saved).write_text('{"step": 1}\n', encoding="utf-8")
+    with pytest.raises(CheckpointError, match="not empty"):
+        RunDir.create(tmp_path / "a", PLAN, {})
+    assert (run.path / saved).exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be locked there")
+def test_a_folder_in_which_a_process_runs_is_not_taken_until_it_dies(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "a", PLAN, {})
+    code = (
+        f"from swift.run_dir import RunDir\nimport time\nwith RunDir({str(run.path)!r}).in_use():\n"
+        "    print('runs', flush=True)\n    time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "runs\n"
+        for overwrite in (False, True):
+            with pytest.raises(CheckpointError, match="another process is running"):
+                RunDir.create(run.path, PLAN, {}, overwrite=overwrite)
+        other.kill()
+    RunDir.create(run.path, PLAN, {})

@@ -167,19 +167,26 @@ def test_a_filled_pack_keeps_its_labels_and_gets_documents() -> None:
     assert empty.bounds is not None and empty.bounds.tolist() == [0, 256, 300] and empty.num_labels == 0
 
 
+RUNS = {
+    "lora": ("--lora.dropout", "0"),
+    "autocast": ("--lora.dropout", "0", "--mixed_precision", "bfloat16", "--dtype", "float32"),
+    "two processes": ("--tuner", "full", "--gradient_checkpointing", "full", "--nproc_per_node", "2"),
+}
+
+
 @pytest.mark.slow
-def test_a_run_with_compiled_blocks_is_the_plain_run(tmp_path: Path) -> None:
-    """By inductor, with packs, evaluation and a resume."""
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_with_compiled_blocks_is_the_plain_run(tmp_path: Path, kind: str) -> None:
+    """By inductor, with packs, accumulation and evaluation."""
     folder = tiny_folder(tmp_path / "model")
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in CONVERSATIONS * 8), encoding="utf-8")
 
     def run(name: str, *flags: str) -> list[float]:
         command = [
-            sys.executable, "-m", "swift", "sft", "--model", str(folder), "--dataset", str(rows), "--batching",
-            "packed",
-            "--packing_length", "128", "--max_steps", "4", "--rows_per_step", "2", "--val_split", "0.2", "--device", "cpu",
-            "--lora.dropout", "0", "--progress", "false", "--report", "false", "--cache_dir", str(tmp_path / "cache"),
+            sys.executable, "-m", "swift", "sft", "--model", str(folder), "--dataset", str(rows), "--batching", "packed",
+            "--packing_length", "128", "--max_steps", "4", "--rows_per_step", "4", "--val_split", "0.2", "--device", "cpu",
+            *RUNS[kind], "--progress", "false", "--report", "false", "--cache_dir", str(tmp_path / "cache"),
             "-o", str(tmp_path / name), *flags,
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")

@@ -27,6 +27,11 @@ import yaml
 from swift.errors import CheckpointError
 from swift.plan.plan import Plan
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -39,6 +44,9 @@ class RunDir:
         self.config_file = self.path / "config.yaml"
         self.log_file = self.path / "log.jsonl"
         self.rejects_file = self.path / "rejects.jsonl"
+        self.reject_files = (self.rejects_file, self.path / "rejects-held-out.jsonl")
+        self.error_file = self.path / "error.txt"
+        self.worker_logs = self.path / "logs"
         self.report_file = self.path / "report.html"
         self.checkpoint_folder = self.path / "checkpoints"
         self.final = self.path / "final"
@@ -76,25 +84,29 @@ class RunDir:
 
     @classmethod
     def create(cls, path: str | Path, plan: Plan, config: dict[str, Any], *, overwrite: bool = False) -> RunDir:
-        """Make the folder and write plan and config.
+        """Make the folder and write plan and config. The folder of a run that saved nothing is taken again.
 
         Raises:
-            CheckpointError: The folder holds something already, or cannot be written.
+            CheckpointError: The folder holds something else already, is in use, or cannot be written.
         """
         run = cls(path)
         try:
             if run.path.exists() and any(run.path.iterdir()):
-                if not overwrite:
-                    fix = "--overwrite true empties it, -o OTHER leaves it alone"
-                    if run.is_run(run.path):
-                        fix = f"go on with it: swift {plan.verb} --resume {run.path}; or {fix}"
-                    raise CheckpointError(f"{run.path} is not empty", fix=fix)
-                if not run.is_run(run.path):
+                if overwrite and not run.is_run(run.path):
                     raise CheckpointError(
                         f"{run.path} is not empty and not a run directory, so --overwrite leaves it alone",
                         fix="choose another -o",
                     )
-                shutil.rmtree(run.path)
+                if run.is_in_use:
+                    raise CheckpointError(
+                        f"another process is running in {run.path}", fix="wait for its end, or choose another folder with -o"
+                    )
+                if not (overwrite or (run.is_run(run.path) and run.is_barren)):
+                    fix = "--overwrite true empties it, -o OTHER leaves it alone"
+                    if run.is_run(run.path):
+                        fix = f"go on with it: swift {plan.verb} --resume {run.path}; or {fix}"
+                    raise CheckpointError(f"{run.path} is not empty", fix=fix)
+                run._clear(everything=overwrite)
             run.checkpoint_folder.mkdir(parents=True, exist_ok=True)
             run.write(plan, config)
         except OSError as error:
@@ -103,17 +115,49 @@ class RunDir:
             ) from error
         return run
 
+    @property
+    def is_barren(self) -> bool:
+        """The run saved nothing: no step in its log, no checkpoint, no result."""
+        return not (self.log() or self.checkpoints() or self.final.exists() or self.report_file.exists())
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Other processes see `is_in_use` for as long as the block runs, or until this process dies."""
+        handle = _locked(self.path)
+        try:
+            yield
+        finally:
+            if handle:
+                os.close(handle)
+
+    @property
+    def is_in_use(self) -> bool:
+        handle = _locked(self.path)
+        if handle:
+            os.close(handle)
+        return handle is None
+
+    def _clear(self, *, everything: bool) -> None:
+        """Take away what the run made, or all that is there."""
+        if everything:
+            shutil.rmtree(self.path)
+            return
+        for item in (self.checkpoint_folder, self.worker_logs):
+            if item.exists():
+                shutil.rmtree(item)
+        for item in (self.log_file, self.error_file, *self.reject_files):
+            item.unlink(missing_ok=True)
+
     def discard(self) -> bool:
         """Take the folder away again where it holds nothing but plan, config and what was said already. Else False.
 
         Logs of workers stay unless their error was an explained one.
         """
-        made = {self.plan_file.name, self.config_file.name, self.checkpoint_folder.name}
+        made = {self.plan_file, self.config_file, self.checkpoint_folder}
         try:
-            said = self.path / "error.txt"
-            if said.is_file() and not said.read_text(encoding="utf-8").startswith("Traceback"):
-                made |= {said.name, "logs"}
-            if {item.name for item in self.path.iterdir()} - made or any(self.checkpoint_folder.iterdir()):
+            if self.error_file.is_file() and not self.error_file.read_text(encoding="utf-8").startswith("Traceback"):
+                made |= {self.error_file, self.worker_logs}
+            if {*self.path.iterdir()} - made or any(self.checkpoint_folder.iterdir()):
                 return False
             shutil.rmtree(self.path)
         except OSError:
@@ -199,6 +243,23 @@ class RunDir:
         losses = [row["loss"] for row in self.log() if "loss" in row]
         few = max(1, min(20, len(losses) // 10))
         return (sum(losses[:few]) / few, sum(losses[-few:]) / few) if losses else None
+
+
+def _locked(folder: Path) -> int | None:
+    """Descriptor of a folder that is locked by it; None where another has it; 0 where there are no such locks (Windows, some
+    network file systems)."""
+    if fcntl is None:
+        return 0
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return 0
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        return None if isinstance(error, BlockingIOError) else 0
+    return handle
 
 
 def step_of(checkpoint: Path) -> int:

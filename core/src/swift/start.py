@@ -25,11 +25,13 @@ FIXED_ON_RESUME = (
     "data.dataset",
     "data.columns",
     "tuner.name",
+    "train.vit_lr",
+    "train.aligner_lr",
     "objective.name",
     "data.data_seed",
     "data.max_length",
 )
-"""What a resumed run may not change: its checkpoint belongs to them."""
+"""What a resumed run may not change: its checkpoint belongs to them (learning rates of parts make groups of parameters)."""
 
 
 def start(
@@ -80,11 +82,21 @@ def start(
         run_dir = RunDir.create(folder, plan, anchored(resolved.plain()), overwrite=overwrite)
     say(f"run directory: {run_dir}")
     try:
-        return run_dir, execute(plan, run_dir, live)
+        with run_dir.in_use():
+            return run_dir, execute(plan, run_dir, live)
     except BaseException:
-        if old is None and run_dir.discard():
-            say(f"nothing was trained; {run_dir} is taken away again")
+        if old is None:
+            if run_dir.discard():
+                say(f"nothing was trained; {run_dir} is taken away again")
+            elif run_dir.is_barren:
+                say(f"nothing was trained; the same command takes {run_dir} again{unusable_rows(run_dir)}")
         raise
+
+
+def unusable_rows(run_dir: RunDir) -> str:
+    """Where they are kept until then."""
+    files = [str(file) for file in run_dir.reject_files if file.is_file()]
+    return f"; until then the rows that cannot be used stand in {' and '.join(files)}" if files else ""
 
 
 def reload(
@@ -131,7 +143,7 @@ def execute(plan: Plan, run_dir: RunDir, live: Any = None) -> Any:
     parallel = plan.config["parallel"]
     if "launcher" not in plan.components:
         return load_object("swift.training.run:run")(plan, run_dir, live)
-    (run_dir.path / "error.txt").unlink(missing_ok=True)
+    run_dir.error_file.unlink(missing_ok=True)
     launcher = instantiate(plan.components["launcher"])
     code = launcher.launch(
         run_dir.plan_file, nproc_per_node=parallel["nproc_per_node"], nnodes=parallel["nnodes"],
@@ -154,7 +166,7 @@ def worker_error(code: int, plan: Plan, run_dir: RunDir) -> SwiftError:
             "a process of the run was killed (SIGKILL), by the system as a rule, when the machine has no memory left",
             fix="swift plan --measure with the same flags shows what takes it, and what fits",
         )
-    text = run_dir.path / "error.txt"
+    text = run_dir.error_file
     message = text.read_text(encoding="utf-8").strip() if text.is_file() else f"a worker ended with exit code {code}"
     error = SwiftError(message)
     error.exit_code = code if 0 < code < 126 else 1

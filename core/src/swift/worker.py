@@ -21,10 +21,10 @@ def main(plan_file: str) -> int:
         return error.exit_code
     except SwiftError as error:
         # Kept for the launching process, which prints it once; several ranks may fail alike.
-        (run_dir.path / "error.txt").write_text(str(error), encoding="utf-8")
+        run_dir.error_file.write_text(str(error), encoding="utf-8")
         return error.exit_code
     except Exception:
-        (run_dir.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        run_dir.error_file.write_text(traceback.format_exc(), encoding="utf-8")
         traceback.print_exc()
         return 70
     return 0

@@ -57,3 +57,20 @@ class LosesGenerators(Right):
 class OtherBackend(Right):
     def collective_backend(self):
         return "nccl"
+
+
+class SaysNothingOfKernels(Right):
+    def choose_kernels(self, dtypes):
+        return None
+
+
+class ChoosesBadKernels(Right):
+    def choose_kernels(self, dtypes):
+        right = torch.mm
+
+        def wrong_once(a, b):
+            torch.mm = right
+            return -right(a, b)
+
+        torch.mm = wrong_once
+        return "products are quick now"

@@ -6,7 +6,7 @@ Shapes: B rows of a batch, S positions, T label positions, H hidden size, V voca
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -465,6 +465,11 @@ class Device(ABC):
     def fast_dtypes(self) -> tuple[str, ...]:
         """Those of `dtypes()` that the hardware has arithmetic for; the others are slower than float32."""
         return self.dtypes()
+
+    def choose_kernels(self, dtypes: Collection[torch.dtype]) -> str:
+        """Make ready for matrix products in these dtypes, once a model is loaded: a device may have better kernels for
+        some. Returns what was chosen, in a sentence for the log; "" where nothing was."""
+        return ""
 
     @abstractmethod
     def attention(self) -> tuple[str, ...]:

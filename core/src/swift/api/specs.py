@@ -7,8 +7,10 @@ when a plan names it.
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union
 
@@ -89,6 +91,21 @@ def specification(cls: type[T]) -> type[T]:
     return dataclass(init=False, repr=False, eq=False, slots=True, kw_only=True)(cls)
 
 
+_FIELDS: dict[type[Spec], tuple[tuple[str, Any, Callable[[], Any] | None], ...]] = {}
+
+
+def fields_of(cls: type[Spec]) -> tuple[tuple[str, Any, Callable[[], Any] | None], ...]:
+    """(name, default, factory of the default) of each field. Asked for each of hundreds of specs, so it is kept."""
+    found = _FIELDS.get(cls)
+    if found is None:
+        none = dataclasses.MISSING
+        found = tuple(
+            (f.name, f.default, None if f.default_factory is none else f.default_factory) for f in dataclasses.fields(cls)
+        )
+        _FIELDS[cls] = found
+    return found
+
+
 @specification
 class Spec:
     """What every component tells about itself.
@@ -126,18 +143,20 @@ class Spec:
     declares: tuple[Fact, ...] = ()
 
     def __init__(self, **values: Any) -> None:
-        for f in dataclasses.fields(self):
-            if f.name in values:
-                value = values.pop(f.name)
-            elif f.default is not dataclasses.MISSING:
-                value = f.default
-            elif f.default_factory is not dataclasses.MISSING:
-                value = f.default_factory()
+        left = len(values)
+        for name, default, factory in fields_of(type(self)):
+            if name in values:
+                value, left = values[name], left - 1
+            elif factory is not None:
+                value = factory()
+            elif default is not dataclasses.MISSING:
+                value = default
             else:
-                raise TypeError(f"{type(self).__name__}() missing the keyword argument {f.name!r}")
-            object.__setattr__(self, f.name, value)
-        if values:
-            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {next(iter(values))!r}")
+                raise TypeError(f"{type(self).__name__}() missing the keyword argument {name!r}")
+            object.__setattr__(self, name, value)
+        if left:
+            unknown = next(name for name in values if name not in {known for known, _, _ in fields_of(type(self))})
+            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {unknown!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
@@ -168,6 +187,18 @@ class Spec:
         if extra:
             warnings.warn(f"{cls.__name__} {values.get('name')!r}: fields {extra} are unknown to plugin API {API_VERSION_TEXT}")
         return cls(**{k: v for k, v in values.items() if k in known})
+
+    @classmethod
+    def catalog(cls: type[T], door: str, **common: Any) -> list[T]:
+        """The specs in `catalog.json` beside a door: a list of objects, whose lists become tuples.
+
+        Args:
+            door: The door's `__file__`.
+            common: Fields that all of them share.
+        """
+        with open(os.path.join(os.path.dirname(door), "catalog.json"), encoding="utf-8") as stream:
+            entries = json.load(stream)
+        return [cls(**common, **{key: _freeze(value) for key, value in entry.items()}) for entry in entries]
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -316,7 +347,8 @@ class TunerSpec(Spec):
     switchable: bool = False
     """`disabled` gives the base's answers back, so that the model can be its own reference."""
     trainable: Literal["low-rank", "all", "part"] = "low-rank"
-    """How much trains: low-rank factors, all weights, or a part of them."""
+    """How much trains: all weights of the model; or not all, by low-rank factors or else (part): these two are words for people
+    and conditions, which no test tells apart."""
     learning_rate: float = 1e-4
     """Default when the user gives none."""
 

@@ -21,10 +21,12 @@ from swift.cli.bench_flags import NOTES, OWN
 from swift.cli.data_settings import split
 from swift.cli.help import flag_lines, width
 from swift.config.loader import load, takes
+from swift.config.spelling import TRAIN_VERBS
 from swift.errors import ConfigError, SwiftError
 from swift.plan.plan import Plan
 from swift.plan.planner import make_plan, refuse
-from swift.plan.render import bytes_of, columns, count, header
+from swift.plan.render import bytes_of, columns, count, header, value_of
+from swift.plugins.missing import nearest
 from swift.plugins.registry import Registry, discover
 from swift.run_dir import RunDir
 from swift.start import execute, worker_error
@@ -44,6 +46,11 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("bench what?", fix=f"swift bench train {shlex.join(words)}")
     verb, rest = words[0], words[1:]
     registry = discover()
+    verbs = trainers(registry)
+    if verb not in verbs:
+        near = nearest(verb, verbs, 1)
+        raise ConfigError(f"swift {verb} trains nothing that could be measured; these do: {', '.join(verbs)}",
+                          fix=shlex.join(["swift", "bench", near[0] if near else "train", *rest]))  # fmt: skip
     told = split(rest, OWN, takes(verb, registry))
     flags = [*told.positional, *told.rest]
     against = told.own["against"]
@@ -65,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
         print(columns(figures(best(found["A"]))))
     else:
         print("\n".join(f"{name}: {header(plan)}" for name, plan in plans.items()))
+        print(columns(differences(plans["A"], plans["B"]), indent="  "))
         print(columns(comparison(found), right=(1, 2)))
     return 0
 
@@ -89,7 +97,10 @@ def at_least(value: int, least: int, flag: str) -> int:
 def other(flags: Sequence[str], against: str) -> list[str]:
     """The second command line: another file in place of the first one's, or further flags."""
     if against.lstrip().startswith("-"):
-        return [*flags, *shlex.split(against)]
+        try:
+            return [*flags, *shlex.split(against)]
+        except ValueError as error:
+            raise ConfigError(f"--against {against}: {str(error).lower()}", fix='--against="--flag value"') from None
     if not Path(against).is_file():
         raise ConfigError(
             f"--against {against}: there is no such file", fix='--against other.yaml, or --against="--flag value"'
@@ -103,6 +114,12 @@ def other(flags: Sequence[str], against: str) -> list[str]:
         elif word.startswith("-") or not word.endswith(CONFIGS) or (kept and kept[-1].startswith("-")):
             kept.append(word)
     return ["--config", against, *kept]
+
+
+def trainers(registry: Registry) -> list[str]:
+    """Verbs that train."""
+    objectives = (verb for entry in registry.entries("objective") for verb in entry.data.get("verbs", ()))
+    return list(dict.fromkeys([*TRAIN_VERBS, *objectives]))
 
 
 def planned(verb: str, flags: Sequence[str], registry: Registry) -> Plan:
@@ -188,9 +205,23 @@ def comparison(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[s
     ):
         a, b = ([float(read(result)) for result in found[side]] for side in ("A", "B"))
         pairs = ratios(a, b)
-        text = f"{median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})" if pairs else ""
+        shares = name.endswith("%")  # a few microseconds by a few
+        text = f"{median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})" if pairs and not shares else ""
         rows.append((name, show(median(a)), show(median(b)), text))
     return rows
+
+
+def differences(a: Plan, b: Plan) -> list[tuple[str, ...]]:
+    """Values in which the plans differ, with a heading; empty where there are none."""
+
+    def values(plan: Plan) -> dict[str, Any]:
+        sections = [*plan.config.items(), *((c.name, c.settings) for c in plan.components.values())]
+        return {f"{section}.{key}": value for section, fields in sections for key, value in fields.items()}
+
+    of_a, of_b = values(a), values(b)
+    rows = [(path, *(value_of(v[path]) if path in v else "" for v in (of_a, of_b)))
+            for path in dict.fromkeys([*of_a, *of_b]) if of_a.get(path) != of_b.get(path)]  # fmt: skip
+    return [("", "A", "B"), *rows] if rows else [("no setting differs between A and B",)]
 
 
 def ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:

@@ -79,7 +79,8 @@ def of_prop(name: str, path: str, prop: Mapping[str, Any]) -> Flag:
     if takes(prop) == "bool":
         value = "[true|false]"
     elif allowed:
-        value = "|".join(allowed)
+        allowed = (*(("true", "false") if "boolean" in kinds else ()), *allowed)
+        value = "|".join((*("X" for kind in kinds if kind in ("number", "integer")), *allowed))
     elif kind:
         value = kind.upper() + (" ..." if takes(prop) == "many" else "")
     elif takes(prop) == "many":

@@ -104,7 +104,7 @@ def flag_lines(flag: flags.Flag, columns: int) -> list[str]:
     indent = 30 if columns >= 90 else 8
     head = f"  {flag.name} {flag.value}".rstrip()
     text = flag.help + (f" [{flag.default}]" if flag.default else "")
-    body = textwrap.wrap(text, columns - indent) or [""]
+    body = textwrap.wrap(text, columns - indent, break_on_hyphens=False) or [""]
     if len(head) < indent - 1:
         return [f"{head:{indent}}{body[0]}".rstrip(), *(" " * indent + line for line in body[1:])]
     heads = textwrap.wrap(

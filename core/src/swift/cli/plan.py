@@ -58,7 +58,10 @@ def split_verb(words: list[str], default: str = "plan") -> tuple[str, list[str]]
     """(verb, the rest) of `sft --model M`, `megatron sft --model M` or `--model M`."""
     for count in (2, 1):
         verb = " ".join(words[:count]).replace("_", "-")
-        if verb != "plan" and len(words) >= count and verb in PLANNED and not Path(verb).is_dir():
+        known = verb in PLANNED or (count == 1 and verb.isidentifier() and any(
+            verb in entry.data.get("verbs", ()) for entry in discover().entries("objective")
+        ))  # fmt: skip
+        if verb != "plan" and len(words) >= count and known and not Path(verb).is_dir():
             return verb, words[count:]
     return default, words
 

@@ -8,7 +8,7 @@ component (`lora: {rank: 16}`), and are not part of this file.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -31,6 +31,15 @@ def checkpointing_mode(value: Any) -> Any:
     if word in BOOLEANS:
         return "full" if BOOLEANS[word] else "off"
     return word
+
+
+def read_where(*conditions: str) -> dict[str, Any]:
+    """Schema of a field that is read where any of these conditions over other fields holds. The planner says it where such a
+    field is given, and none does. Conditions are those of needs and clashes."""
+    return {"x-read-where": list(conditions)}
+
+
+HELD_OUT = read_where("data.val_dataset", "data.val_split")
 
 
 class Section(Settings):
@@ -102,7 +111,7 @@ class DataSection(Section):
     """Files that register datasets: ms-swift's custom_dataset_info or LLaMA-Factory's dataset_info.json."""
     val_dataset: list[str] = Field(default_factory=list)
     """Held-out data for evaluation, same spellings."""
-    val_split: float = Field(0.0, ge=0.0, lt=1.0)
+    val_split: float = Field(0.0, ge=0.0, lt=1.0, json_schema_extra=read_where("not data.val_dataset"))
     """Share of the training rows held out when there is no val_dataset."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Own column -> canonical one, e.g. {"question": "query"}."""
@@ -110,15 +119,17 @@ class DataSection(Section):
     """concat takes the datasets one after another; interleave alternates between them by their weights."""
     weights: list[float] = Field(default_factory=list)
     """One per dataset: with interleave its share of the draws, with concat how often its rows are taken (0.5: half)."""
-    mix_stop: Literal["first_exhausted", "all_exhausted"] = "first_exhausted"
+    mix_stop: Literal["first_exhausted", "all_exhausted"] = Field(
+        "first_exhausted", json_schema_extra=read_where("data.mix == interleave")
+    )
     """interleave ends when the first dataset is used up, or goes on (repeating) until all are."""
     deduplicate: Literal["no", "exact", "near"] = "no"
     """Leave out rows that repeat an earlier one: word for word, or nearly (MinHash over word 5-grams, 0.8 alike)."""
-    contamination: Literal["off", "warn", "drop", "error"] = "warn"
+    contamination: Literal["off", "warn", "drop", "error"] = Field("warn", json_schema_extra=HELD_OUT)
     """Training rows that also stand in the held-out data: only say so, drop them, or stop."""
     streaming: bool = False
     """Read and tokenize while training, for data that is larger than the disk; needs max_steps."""
-    shuffle_buffer: int = Field(1000, ge=1)
+    shuffle_buffer: int = Field(1000, ge=1, json_schema_extra=read_where("data.streaming"))
     """Rows that streaming shuffles among."""
     media_folder: str | None = None
     """Folder that relative paths of images, videos and audios start from; default: the data file's own."""
@@ -134,7 +145,9 @@ class DataSection(Section):
     """Rows above max_length: ask drops up to 1 % with a report and stops above that."""
     batching: Literal["auto", "packed", "padding_free", "padded"] = "auto"
     """packed fills rows of packing_length; padding_free joins the rows of a batch; padded pads them."""
-    packing_length: int | None = Field(None, ge=8)
+    packing_length: int | None = Field(
+        None, ge=8, json_schema_extra=read_where("data.batching in auto, packed", "train.compile == blocks")
+    )
     """Length of a pack; default: max_length, at most 4096 on accelerators and 1024 on a CPU."""
     max_bad_fraction: float = Field(0.05, ge=0.0, le=1.0)
     """The run stops when more than this share of the rows is unreadable; each one is reported."""
@@ -159,8 +172,9 @@ class ObjectiveSection(Section):
     auto takes the first that can be."""
     ref_model: str = ""
     """Another reference model than the one that is trained: folder, catalog name or hub id, of the same vocabulary."""
-    logits_memory: float = Field(256.0, gt=0)
-    """MiB that logits may take at once; above it the loss is computed in tiles."""
+    logits_memory: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """MiB that logits may take at once. Where they need more, logits and their gradients are made in chunks of labels, in the
+    forward pass (DPO: in tiles, again in the backward pass). auto is 256."""
 
 
 class TunerSection(Section):
@@ -180,29 +194,33 @@ class TunerSection(Section):
 class TrainSection(Section):
     group = "Training"
 
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, json_schema_extra=read_where("not train.max_steps"))
     """Passes over the data."""
     max_steps: int = Field(0, ge=0)
     """Optimizer steps; above 0 it overrides epochs."""
     batch_size: int = Field(1, ge=1)
     """Rows (or packs) per device and micro-batch."""
-    eval_batch_size: int = Field(0, ge=0)
+    eval_batch_size: int = Field(0, ge=0, json_schema_extra=HELD_OUT)
     """Rows per device in evaluation; 0 is batch_size."""
     gradient_accumulation_steps: int = Field(0, ge=0)
     """Micro-batches per optimizer step; 0 reaches rows_per_step over all devices."""
-    rows_per_step: int = Field(16, ge=1)
+    rows_per_step: int = Field(16, ge=1, json_schema_extra=read_where("not train.gradient_accumulation_steps"))
     """Rows per optimizer step, over all devices, that an open gradient_accumulation_steps reaches."""
     auto_batch_size: bool = False
     """Where a step finds no memory, take smaller micro-batches and more accumulation, so that the step stays the same."""
     learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate; default: the tuner's own (1e-4 for adapters, 1e-5 for full tuning)."""
+    vit_lr: float | None = Field(None, gt=0, json_schema_extra=read_where("not tuner.freeze_vit"))
+    """Peak learning rate of the vision tower of a multimodal model; default: learning_rate."""
+    aligner_lr: float | None = Field(None, gt=0, json_schema_extra=read_where("not tuner.freeze_aligner"))
+    """Peak learning rate of the part between vision tower and language model; default: learning_rate."""
     lr_scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the learning rate after warm-up."""
-    warmup_ratio: float = Field(0.03, ge=0.0, lt=1.0)
+    warmup_ratio: float = Field(0.03, ge=0.0, lt=1.0, json_schema_extra=read_where("not train.warmup_steps"))
     """Share of the steps that warm up."""
     warmup_steps: int = Field(0, ge=0)
     """Steps that warm up; above 0 it overrides warmup_ratio."""
-    min_lr_ratio: float = Field(0.0, ge=0.0, le=1.0)
+    min_lr_ratio: float = Field(0.0, ge=0.0, le=1.0, json_schema_extra=read_where("train.lr_scheduler in cosine, linear"))
     """The learning rate ends at this share of its peak."""
     weight_decay: float = Field(0.1, ge=0.0)
     """Decoupled weight decay on matrices."""
@@ -216,22 +234,27 @@ class TrainSection(Section):
     all where that fits."""
     compile: Literal["auto", "off", "blocks"] = Field("auto", json_schema_extra={"x-switch": True})
     """torch.compile: blocks compiles the decoder block, once for all of them, and fills packs up to one length; true is blocks.
-    auto is off."""
+    auto is off: compiling takes about a minute, which short runs do not earn back, and accelerators are not measured yet."""
     mixed_precision: Literal["auto", "no", "bfloat16"] = "auto"
     """Compute in bfloat16 over float32 weights; auto: on accelerators, where the weights are float32."""
     seed: int = 42
     """Seed of weights, dropout and everything else."""
     full_determinism: bool = False
     """Ask torch for deterministic kernels."""
-    optimizer_in_backward: bool = False
+    optimizer_in_backward: bool | Literal["auto"] = Field("auto", json_schema_extra={"x-switch": True})
     """Update each parameter as soon as its gradient is there, and drop it: gradients never live all at once. Needs
-    max_grad_norm 0, one micro-batch per step and one process."""
+    max_grad_norm 0, one micro-batch per step and one process. auto: where the run meets that, and does not fit without."""
 
     @field_validator("compile", mode="before")
     @classmethod
     def _compiled(cls, value: Any) -> Any:
         word = str(value).lower()
         return value if word not in BOOLEANS else "blocks" if BOOLEANS[word] else "off"
+
+    @field_validator("optimizer_in_backward", mode="before")
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        return BOOLEANS.get(str(value).lower(), value)
 
     @field_validator("gradient_checkpointing", mode="before")
     @classmethod
@@ -242,9 +265,9 @@ class TrainSection(Section):
 class EvaluationSection(Section):
     group = "Evaluation"
 
-    eval_steps: int = Field(0, ge=0)
+    eval_steps: int = Field(0, ge=0, json_schema_extra=HELD_OUT)
     """Evaluate every so many steps; 0: at the end only (where there is held-out data)."""
-    eval_max_batches: int = Field(0, ge=0)
+    eval_max_batches: int = Field(0, ge=0, json_schema_extra=HELD_OUT)
     """Evaluate on this many micro-batches; 0: all."""
 
 

@@ -93,17 +93,18 @@ def open_image(item: str | Path | bytes) -> Any:
         raise DataError(f"{shown} cannot be opened: {error}", fix="replace the file, or remove the row") from error
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of an image file when it is upright, from its header. Raises `DataError`."""
+def image_size(path: str | Path | bytes) -> tuple[int, int]:
+    """(height, width) of an image (a file, or its bytes) when it is upright, from its header. Raises `DataError`."""
     pillow = _pillow()
     if pillow is None:
         raise DataError("reading images needs the package pillow", fix=PILLOW)
     try:
-        with pillow.open(path) as image:
+        with pillow.open(io.BytesIO(path) if isinstance(path, bytes) else path) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     except Exception as error:  # decoders raise anything on damaged files
-        raise DataError(f"{path} cannot be opened: {error}", fix="replace the file, or remove the row") from error
+        shown = "the image" if isinstance(path, bytes) else path
+        raise DataError(f"{shown} cannot be opened: {error}", fix="replace the file, or remove the row") from error
     return (width, height) if turned else (height, width)
 
 
@@ -138,8 +139,7 @@ def _resolve(item: Any, name: str, folder: Path, fetch: Fetcher | None) -> str:
         return str(fetch(item, name))
     if scheme not in ("", "file"):
         raise DataError(f"{redacted(item)}: media are fetched over http and https only", fix=_PUBLIC_ONLY)
-    path = Path(unquote(urlsplit(item).path)) if scheme == "file" else folder / item
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.abspath(local_path(item, folder)))
     try:
         state = path.stat()
     except OSError as error:
@@ -154,6 +154,26 @@ def _resolve(item: Any, name: str, folder: Path, fetch: Fetcher | None) -> str:
     if reason := _checked(str(path), name, state.st_mtime_ns, state.st_size):
         raise DataError(reason, fix="replace the file, or remove the row")
     return str(path)
+
+
+def is_local(item: str) -> bool:
+    """Whether a medium is named by the path of a file, not by a URL or by its bytes."""
+    return not item.startswith("data:") and ("://" not in item[:12] or item[:7].lower() == "file://")
+
+
+def local_path(item: str, folder: str | Path) -> str:
+    """Of a medium that `is_local`; relative ones start in `folder`."""
+    path = unquote(urlsplit(item).path) if item[:7].lower() == "file://" else item
+    return os.path.join(folder, path)
+
+
+def state_of(path: str) -> tuple[int, int]:
+    """(bytes, time of change in ns) of a file: what shows that it was replaced. (-1, -1) where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=8192)
@@ -346,7 +366,10 @@ class Fetcher:
             except (OSError, http.client.HTTPException, ValueError) as error:
                 status = isinstance(error, urllib.error.HTTPError)
                 self._failures[host] += not status
-                reason = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else _reason(error)
+                reason = _reason(error)
+                if isinstance(error, urllib.error.HTTPError):
+                    reason = f"HTTP {error.code}"
+                    error.close()  # else its connection is open for as long as anyone keeps the error
                 raise DataError(f"{redacted(url)} cannot be fetched: {reason}", fix=_PUBLIC_ONLY) from error
             stream.flush()
             check(Path(stream.name), name, shown=redacted(url))

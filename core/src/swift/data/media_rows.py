@@ -164,6 +164,6 @@ class RowMedia:
             raise DataError(
                 f"{self.origin()}: its media take {ends[-1]} tokens now, and took {foreign[0]} when the row was tokenized: a "
                 "file was changed",
-                fix="swift data cache clear --all, and start the run anew",
+                fix="start the run anew: rows of files that were changed are tokenized again",
             )
         return [media[: ends.index(count)] for count in counts]

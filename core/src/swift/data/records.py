@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from swift.api.contracts import Record
 from swift.data import duplicates, formats, mixing, sources
 from swift.data.cache import remove
 from swift.data.formats import Converter, Guess, Schema
-from swift.data.media import KINDS, resolve_media
+from swift.data.media import KINDS, is_local, local_path, resolve_media, state_of
 from swift.data.rejects import (
     MadeRejects,
     Rejects,
@@ -82,12 +83,12 @@ class RecordSet(Sequence[Record]):
     """
 
     def __init__(
-        self, fingerprint: str, load: Callable[[], Loaded], *, refs: Sequence[str] = (), folder: Path | None = None,
-        bytes: int = 0,
+        self, fingerprint: str, load: Callable[[], Loaded], media: Callable[[], str], *, refs: Sequence[str] = (),
+        folder: Path | None = None, bytes: int = 0,
     ) -> None:  # fmt: skip
         self.fingerprint, self.refs, self.folder = fingerprint, tuple(refs), folder
         self.bytes = bytes
-        self._load = load
+        self._load, self._media = load, media
 
     @cached_property
     def _loaded(self) -> Loaded:
@@ -97,6 +98,11 @@ class RecordSet(Sequence[Record]):
     def records(self) -> RecordSlice:
         """Sequence of the records; pickles as a place."""
         return self._loaded.records
+
+    @property
+    def media(self) -> str:
+        """Digest of the states of local media (size and time of each file) when they were last looked at; "" without any."""
+        return self._media()
 
     @property
     def rejects(self) -> Rejects:
@@ -133,7 +139,7 @@ class RecordSet(Sequence[Record]):
     def derive(self, name: str, load: Callable[[], Loaded]) -> RecordSet:
         """A set made from this one; `name` says how."""
         fingerprint = hashlib.sha256(f"{self.fingerprint} {name}".encode()).hexdigest()
-        return RecordSet(fingerprint, load, refs=self.refs, folder=self.folder, bytes=self.bytes)
+        return RecordSet(fingerprint, load, self._media, refs=self.refs, folder=self.folder, bytes=self.bytes)
 
     def split(self, val_split: float, seed: int) -> tuple[RecordSet, RecordSet]:
         """(training, held-out). A row's side follows from its content and the seed alone: rows that come or go move no other
@@ -228,11 +234,20 @@ def load_records(
     media = FindMedia(str(media_folder) if media_folder else None, media_urls)
     fingerprint = _digest([keys, takes, seed, mix, list(weights), mix_stop, deduplicate])
 
-    def load() -> Loaded:
-        files = [
+    @cache
+    def opened() -> list[RecordFile]:
+        return [
             _open(folder / f"{key[:40]}.records", source, settings, seed=seed, media=media)
             for key, source in zip(keys, found, strict=True)
         ]  # fmt: skip
+
+    @cache
+    def media_state() -> str:
+        states = [file.media for file in opened()]
+        return _digest(states) if any(states) else ""
+
+    def load() -> Loaded:
+        files = opened()
         _check_columns(files, columns or {})
         rejects = Rejects(*(file.rejects for file in files))
         guesses = [_guess(source.ref, g) for source, file in zip(found, files, strict=True) for g in file.info["guesses"]]
@@ -247,7 +262,8 @@ def load_records(
             for begin, file, number in zip(first[:-1], files, takes, strict=True)
         ]
         if deduplicate != "no":
-            parts, repeats = _without_repeats(files, parts, deduplicate, folder / f"{fingerprint[:40]}.repeats")
+            key = _digest([fingerprint, media_state()])[:40]
+            parts, repeats = _without_repeats(files, parts, deduplicate, folder / f"{key}.repeats")
             rejects = Rejects(rejects, repeats)
             notes.append(f"{len(repeats)} rows repeat an earlier one and are left out ({deduplicate})")
         rows = mixing.mix(parts, mix, weights, mix_stop, seed=seed)
@@ -263,7 +279,7 @@ def load_records(
         return Loaded(files, rows, rejects, guesses, notes, [source.train_only for source in found])
 
     records = RecordSet(
-        fingerprint, load, refs=[source.ref for source in found], folder=folder,
+        fingerprint, load, media_state, refs=[source.ref for source in found], folder=folder,
         bytes=sum(path.stat().st_size for source in found for path in source.files),
     )  # fmt: skip
     if not lazy:
@@ -288,22 +304,29 @@ class FindMedia:
         file = record["_origin"].rpartition(":")[0]
         return resolve_media(record, base=Path(file).parent, media_folder=self.media_folder, media_urls=self.media_urls)
 
+    def local(self, record: Record) -> list[str]:
+        return [item for name in KINDS for item in record.get(name) or () if isinstance(item, str) and is_local(item)]
+
+    def state(self, item: str, file: str) -> tuple[int, int]:
+        return state_of(local_path(item, os.path.expanduser(self.media_folder or os.path.dirname(file))))
+
 
 def _open(folder: Path, source: Source, settings: Mapping[str, Any], *, seed: int, media: FindMedia) -> RecordFile:
     names = _names(source)
-    try:
-        return RecordFile(folder, names, media)
-    except (OSError, ValueError, KeyError):
-        with suppress(OSError):  # not there, or damaged; where it cannot be replaced, writing will say so
-            remove(folder)
+    with suppress(OSError, ValueError, KeyError):
+        file = RecordFile(folder, names, media)
+        if file.is_current:
+            return file
+    with suppress(OSError):  # not there, damaged, or of other media; where it cannot be replaced, writing will say so
+        remove(folder)
     columns = {**source.columns, **settings["columns"]}
     convert = Converter(source.ref, columns=columns, names=settings["names"], need_answer=settings["need_answer"])
     return RecordFile.write(
-        folder, _converted(source, convert, seed, media), partial(_told, source, convert), names, finish=media
+        folder, _converted(source, convert, seed), partial(_told, source, convert), names, finish=media
     )  # fmt: skip
 
 
-def _converted(source: Source, convert: Converter, seed: int, media: FindMedia) -> Iterator[tuple[Record, str, int] | Reject]:
+def _converted(source: Source, convert: Converter, seed: int) -> Iterator[tuple[Record, str, int] | Reject]:
     empty = True
     for item in source.rows(seed=seed):
         empty = False
@@ -312,7 +335,6 @@ def _converted(source: Source, convert: Converter, seed: int, media: FindMedia) 
             continue
         try:
             record = convert(item)
-            media(record)  # kept as the row names them; what is missing is found out now
         except DataError as error:
             yield Reject(item.file, item.line, error.message, error.fix)
         else:
@@ -400,7 +422,6 @@ def without_held_out(train: RecordSet, held_out: RecordSet, how: Contamination) 
     if how == "off":
         return train
     folder = train.folder or Path(plugin_index.home()) / "records"
-    key = _digest([train.fingerprint, held_out.fingerprint, code_version()])[:40]
 
     def compute() -> dict[str, np.ndarray]:
         texts = [(duplicates.record_text(record) for record in part) for part in (train.records, held_out.records)]
@@ -411,7 +432,8 @@ def without_held_out(train: RecordSet, held_out: RecordSet, how: Contamination) 
         whole = train._loaded
         if not len(held_out):
             return whole
-        found = remembered(folder / f"{key}.held_out", compute)
+        of_both = [(part.fingerprint, part.media) for part in (train, held_out)]
+        found = remembered(folder / f"{_digest([of_both, code_version()])[:40]}.held_out", compute)
         rows = found["train"]
         if not len(rows):
             return whole
@@ -434,7 +456,7 @@ def without_held_out(train: RecordSet, held_out: RecordSet, how: Contamination) 
 
     if how == "drop":
         return train.derive(f"without {held_out.fingerprint}", load)
-    return RecordSet(train.fingerprint, load, refs=train.refs, folder=train.folder, bytes=train.bytes)
+    return RecordSet(train.fingerprint, load, train._media, refs=train.refs, folder=train.folder, bytes=train.bytes)
 
 
 def prompt_of(record: Record) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Canonical records on disk: written once per source, read row by row. Left of the torch line.
 
 A record file is a folder KEY.records of `rows.bin` (one JSON value after another), `index.bin` (28 bytes a row: end, hash,
-line, file), `rejects.jsonl` and `info.json`; it is filled under a temporary name and renamed when whole. The names of the
-source's files are not kept in it: whoever opens it says what they are called here, so that it can move between machines.
+line, file), `rejects.jsonl`, `media.jsonl` (of each row with local media: the number of its file, and what it names) and
+`info.json`; it is filled under a temporary name and renamed when whole. The names of the source's files are not kept in it:
+whoever opens it says what they are called here, so that it can move between machines.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import weakref
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,8 +40,18 @@ _SEEKING = threading.Lock()
 RACY_S = 2.0
 """A file changed so shortly ago could change again without its time changing: its digest is not remembered."""
 
-Finish = Callable[[Record], Record]
-"""Done to each record when it is read (finding its media here); raises `DataError`. Must be picklable."""
+
+class Finish(Protocol):
+    """Done to each record when it is written and read: its media are found here. Picklable."""
+
+    def __call__(self, record: Record) -> Record:
+        """Raises `DataError`."""
+
+    def local(self, record: Record) -> list[str]:
+        """What the record names of local media."""
+
+    def state(self, item: str, file: str) -> tuple[int, int]:
+        """Of a local medium that a row of `file` names: changes when it is replaced."""
 
 
 def dump(record: Mapping[str, Any]) -> bytes:
@@ -103,6 +114,8 @@ class RecordFile(Sequence[Record]):
         """uint64 [rows], of each row's content; equal rows have equal ones."""
         self.ends: np.ndarray = index["end"]
         """uint64 [rows], bytes up to the end of each row."""
+        self.media: str = self.info["media"]
+        """Digest of the states of its local media when it was written; "" where it names none."""
         self._lines, self._files = index["line"], index["file"]
         self._data = os.open(folder / "rows.bin", os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self._data)
@@ -130,6 +143,11 @@ class RecordFile(Sequence[Record]):
         return f"{self.names[self._files[row]]}:{self._lines[row]}"
 
     @property
+    def is_current(self) -> bool:
+        """No medium was replaced, added or taken away since it was written, when each was looked at."""
+        return not self.media or self.finish is None or self.media == _media_state(self.folder, self.names, self.finish)
+
+    @property
     def rejects(self) -> Rejects:
         return StoredRejects(self.folder / "rejects.jsonl", self.info["rejects"], self._reject)
 
@@ -154,7 +172,7 @@ class RecordFile(Sequence[Record]):
         temporary = folder.with_name(f"{folder.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
             temporary.mkdir(parents=True)
-            _fill(temporary, items, info, names)
+            _fill(temporary, items, info, names, finish)
             move_into_place(temporary, folder)
             return cls(folder, names, finish)
         except OSError as error:
@@ -170,8 +188,9 @@ def open_records(folder: Path, names: tuple[str, ...], finish: Finish | None) ->
 
 
 def _fill(
-    folder: Path, items: Iterable[tuple[Record, str, int] | Reject], info: Callable[[], Mapping[str, Any]], names: Sequence[str]
-) -> None:
+    folder: Path, items: Iterable[tuple[Record, str, int] | Reject], info: Callable[[], Mapping[str, Any]],
+    names: Sequence[str], finish: Finish | None,
+) -> None:  # fmt: skip
     numbers = {name: number for number, name in reversed(list(enumerate(names)))}
     rows = rejects = end = 0
     cut_off: list[list[Any]] = []
@@ -179,8 +198,18 @@ def _fill(
         (folder / "rows.bin").open("wb", buffering=1 << 20) as data,
         (folder / "index.bin").open("wb", buffering=1 << 16) as index,
         (folder / "rejects.jsonl").open("w", encoding="utf-8") as rejected,
+        (folder / "media.jsonl").open("w", encoding="utf-8") as media,
     ):
-        for item in items:
+        for given in items:
+            item = given
+            if finish is not None and not isinstance(item, Reject):
+                record, file, line = item
+                if local := finish.local(record):
+                    media.write(json.dumps([numbers.setdefault(file, len(numbers)), *local]) + "\n")
+                try:
+                    finish(record)  # kept as the row names them; what is missing is found out now
+                except DataError as error:
+                    item = Reject(file, line, error.message, error.fix)
             if isinstance(item, Reject):
                 number = numbers.setdefault(item.file, len(numbers))
                 kept_as = [number, item.line, item.reason, item.suggestion]
@@ -195,16 +224,27 @@ def _fill(
             end += len(text)
             index.write(_ENTRY.pack(end, content_hash(text), line, numbers.setdefault(file, len(numbers))))
             rows += 1
-        for stream in (data, index, rejected):
+        for stream in (data, index, rejected, media):
             stream.flush()
             os.fsync(stream.fileno())
     known = set(names)
+    further = [name for name in numbers if name not in known]
     kept = {
         **info(), "rows": rows, "bytes": end, "rejects": rejects, "cut_off": cut_off,
-        "rejects_bytes": (folder / "rejects.jsonl").stat().st_size, "created": time.time(),
-        "further_files": [name for name in numbers if name not in known],
+        "rejects_bytes": (folder / "rejects.jsonl").stat().st_size, "created": time.time(), "further_files": further,
+        "media": _media_state(folder, [*names, *further], finish) if finish is not None else "",
     }  # fmt: skip
     (folder / "info.json").write_text(json.dumps(kept, default=_plain), encoding="utf-8")
+
+
+def _media_state(folder: Path, names: Sequence[str], finish: Finish) -> str:
+    digest, some = hashlib.sha256(), False
+    with (folder / "media.jsonl").open(encoding="utf-8") as media:
+        for line in media:
+            some = True
+            number, *items = json.loads(line)
+            digest.update(repr([finish.state(item, names[number]) for item in items]).encode())
+    return digest.hexdigest() if some else ""
 
 
 def move_into_place(temporary: Path, folder: Path) -> None:

@@ -300,7 +300,7 @@ def tokenize(
     progress: bool | Report = False,
     max_bad_fraction: float = 0.05,
 ) -> TokenDataset:
-    """Encode all records, or take them from the cache (then a lazy `RecordSet` is not read at all).
+    """Encode all records, or take them from the cache (then no row of a `RecordSet` is read).
 
     Args:
         encode: The objective's `encode`.
@@ -429,7 +429,7 @@ def _reporting(progress: bool | Report, total: int, done: int) -> Iterator[Calla
 def cache_key(records: RecordSet | Sequence[Record], encoder: Any, key_parts: Any) -> str:
     """Hex digest of everything the tokens depend on."""
     if isinstance(records, RecordSet):
-        content = records.fingerprint
+        content = records.fingerprint + records.media
     else:
         content = hashlib.sha256(json.dumps(list(records), sort_keys=True, default=repr).encode()).hexdigest()
     modules = (__file__, shards.__file__, token_folder.__file__)

@@ -147,6 +147,7 @@ def load(source: Source, device: Device, *, with_adapter: bool = True) -> Loaded
         tuner: Tuner = instantiate(source.tuner)
         loaded.model = tuner.load(loaded.model, source.adapter)
     loaded.model.to(torch_device).eval()
+    device.choose_kernels({parameter.dtype for parameter in loaded.model.parameters()})
     if source.chat_template is not None:
         loaded.tokenizer.chat_template = source.chat_template
     add_stop_ids(loaded)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from swift.api import DeviceInfo
 from swift.plan import estimate as est
 from swift.plan.draft import SETTINGS, Draft, on_host
+from swift.plan.work import slowdown
 from swift.plugins.info import Entry
 
 ROOM = 0.8
@@ -19,11 +20,14 @@ def ranks_per_device(draft: Draft, info: DeviceInfo) -> int:
     return math.ceil(draft.get("parallel", "nproc_per_node") / info.count) if info.count else 1
 
 
-def choose_checkpointing(draft: Draft, setup: est.Setup, device: Entry | None, info: DeviceInfo) -> est.Setup:
-    """Decide `auto` by the estimate: the mode that computes least again among those that leave room."""
+def choose_checkpointing(draft: Draft, setup: est.Setup, device: Entry | None, budget: int) -> est.Setup:
+    """Decide `auto` by the estimate: the mode that computes least again among those that leave room.
+
+    Args:
+        budget: Bytes of one process; 0: unknown.
+    """
     if draft.get("train", "gradient_checkpointing") != "auto":
         return setup
-    budget = info.memory // ranks_per_device(draft, info)
     if not budget:
         choose_blindly(draft, device)
         return replace(setup, checkpointing=draft.get("train", "gradient_checkpointing"))
@@ -36,6 +40,8 @@ def choose_checkpointing(draft: Draft, setup: est.Setup, device: Entry | None, i
         before = before or f"; off would take {total / gib:.1f} GiB"
     fits = "fits" if total <= ROOM * budget else "is the least, and may not fit"
     why = f"an estimate of {total / gib:.1f} GiB {fits} {100 * ROOM:.0f} % of the {budget / gib:.1f} GiB there are{before}"
+    if mode != "off":
+        why += f"; steps take about {slowdown(setup, mode):.2f} times as long"
     draft.choose(SETTING, mode, why)
     return chosen
 
@@ -57,20 +63,26 @@ def judge(draft: Draft, device: Entry | None) -> None:
             f"gradient_checkpointing offload moves activations to the host's memory, where {device.name} computes anyway",
             fix="--gradient_checkpointing full", level="impossible" if draft.here else "unverified",
         )  # fmt: skip
-    if train["optimizer_in_backward"]:
-        world = draft.get("parallel", "nproc_per_node") * draft.get("parallel", "nnodes")
-        strategy = draft.entries.get("parallel")
-        wraps = world == 1 and strategy is not None and strategy.spec.multi_process
-        reasons = {
-            "--max_grad_norm 0": train["max_grad_norm"] > 0 and "the norm of all gradients is known only when all are there",
-            "--gradient_accumulation_steps 1": train["gradient_accumulation_steps"] > 1
-            and f"each of the {train['gradient_accumulation_steps']} micro-batches of a step would be a step of its own",
-            "--nproc_per_node 1": world > 1 and "the ranks' gradients are summed after the backward pass",
-            "--parallel auto": wraps and f"{strategy.name if strategy else ''} collects gradients",
-            "--auto_batch_size false": train["auto_batch_size"] and "a step that has begun cannot be done again",
-        }
-        wrong: dict[str, str] = {flag: str(why) for flag, why in reasons.items() if why}
+    if train["optimizer_in_backward"] is True:
+        wrong = faults_in_backward(draft)
         if wrong:
             why = "; ".join(wrong.values())
             message = f"optimizer_in_backward updates each parameter as soon as its gradient is there: {why}"
             draft.problem(SETTINGS, message, fix=" ".join(wrong))
+
+
+def faults_in_backward(draft: Draft) -> dict[str, str]:
+    """What speaks against updates in the backward pass: the flag that mends it -> why."""
+    train = draft.config["train"]
+    world = draft.get("parallel", "nproc_per_node") * draft.get("parallel", "nnodes")
+    strategy = draft.entries.get("parallel")
+    wraps = world == 1 and strategy is not None and strategy.spec.multi_process
+    reasons = {
+        "--max_grad_norm 0": train["max_grad_norm"] > 0 and "the norm of all gradients is known only when all are there",
+        "--gradient_accumulation_steps 1": train["gradient_accumulation_steps"] > 1
+        and f"each of the {train['gradient_accumulation_steps']} micro-batches of a step would be a step of its own",
+        "--nproc_per_node 1": world > 1 and "the ranks' gradients are summed after the backward pass",
+        "--parallel auto": wraps and f"{strategy.name if strategy else ''} collects gradients",
+        "--auto_batch_size false": train["auto_batch_size"] and "a step that has begun cannot be done again",
+    }
+    return {flag: str(why) for flag, why in reasons.items() if why}

@@ -1,4 +1,4 @@
-"""Memory, time and what to do where a run does not fit: arithmetic over shapes and settings. Left of the torch line.
+"""Memory of a run: arithmetic over shapes and settings. Left of the torch line.
 
 Weights, gradients, adapters and optimizer state are counted exactly. Activations, logits and overhead are estimates.
 
@@ -8,7 +8,6 @@ of `swift.plan.shapes`. All sizes are bytes on one rank.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -23,12 +22,13 @@ LOGIT_BYTES = 8
 """A logit lives twice in float32, see `swift.api.ops`."""
 CHUNK_ON_CPU = 256
 """Labels whose logits are made at once on a CPU, see `swift.api.ops`."""
+CHUNK_TRAINED = 512
+"""Labels that a chunk has at least on an accelerator where the head trains, see `swift.api.ops`."""
 KEPT_FROM = 128
 """Selective checkpointing keeps matrix products of at least this inner dimension: a smaller one takes fewer FLOPs per byte of
 its result than accelerators have for a byte of memory traffic, so computing it again costs next to nothing."""
-RECOMPUTED = {"off": 0.0, "selective": 0.3, "full": 1.0, "offload": 1.0}
-"""Mode of activation checkpointing -> what is computed again, in forward passes. Selective leaves the products, and takes the
-time of what is between them (docs/performance.md has the measurement)."""
+MODES = ("off", "selective", "full", "offload")
+"""Modes of activation checkpointing, those that keep most first."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Setup:
         tokens: Of one micro-batch.
         batch_size: Rows or packs of one micro-batch.
         span: Tokens that attend to each other, at most.
-        checkpointing: Mode of activation checkpointing, a key of `RECOMPUTED`.
+        checkpointing: Mode of activation checkpointing, of `MODES`.
         gradients_at_once: False: each parameter is updated in the backward pass, and its gradient dropped.
         quadratic_attention: The implementation keeps its scores (eager).
         shards: What is split over `world_size` ranks.
@@ -239,14 +239,20 @@ def layer_activations(setup: Setup) -> float:
     total += 4 * d["q"] * e + 4 * d["a"]  # q, k and v for all heads, the result, a log-sum per head
     if setup.quadratic_attention:
         total += d["a"] * min(setup.span, setup.tokens) * (4 + 2 * e)
-    sparse = bool(d.get("e")) and any(w.component == "experts" for w in setup.shapes.weights)
-    width = max(d.get("active", 1), 1) * d["m"] + d.get("s", 0) if sparse else d["i"]
+    width = layer_width(setup.shapes)
     total += 3 * width * e  # gate, its activation, up
     if full:
         total += e * (2 * d["h"] + d["q"] + width)  # inputs of the linear layers
     else:
         total += _adapter_inputs(setup)
     return total
+
+
+def layer_width(shapes: Shapes) -> int:
+    """Inner width of the MLP of one layer; of a mixture of experts that of all that a token passes through."""
+    d = shapes.dims
+    sparse = bool(d.get("e")) and any(w.component == "experts" for w in shapes.weights)
+    return max(d.get("active", 1), 1) * d["m"] + d.get("s", 0) if sparse else d["i"]
 
 
 def _per_layer(shapes: Shapes, *words: str) -> int:
@@ -349,157 +355,3 @@ def sharding_table(setup: Setup, ranks: tuple[int, ...]) -> list[dict[str, Any]]
             row[f"zero{stage}"] = memory(replace(setup, shards=shards, world_size=n)).total
         rows.append(row)
     return rows
-
-
-@dataclass(frozen=True)
-class Change:
-    """One change of a run, and what memory depends on with it."""
-
-    flag: str
-    why: str
-    setup: Setup
-
-
-@dataclass(frozen=True)
-class Advice:
-    """One change that saves memory."""
-
-    flag: str
-    why: str
-    total: int
-    """Bytes on one rank with it (and with those before it in the list)."""
-
-
-MODES = ("off", "selective", "full", "offload")
-"""Modes of activation checkpointing, those that keep most first."""
-CHECKPOINTING = "--gradient_checkpointing"
-WHY = {
-    "selective": "recomputes all but attention and matrix products: about a tenth more time",
-    "full": "recomputes activations: about a third more time",
-    "offload": "recomputes activations from inputs in the host's memory: about a third more time",
-}
-
-
-def changes(setup: Setup, *, dtypes: tuple[str, ...], tuner_flag: str, cut: str = "packing_length") -> list[Change]:
-    """What would save memory, each by itself, in the order in which they cost least.
-
-    Args:
-        dtypes: Those that the device trains in.
-        tuner_flag: What to type for adapters in place of full tuning; "" where no such tuner is installed.
-        cut: Flag that halves a row: packing_length, or max_length where rows are not packed.
-    """
-    found: list[Change] = []
-
-    def add(flag: str, why: str, **new: Any) -> None:
-        found.append(Change(flag, why, replace(setup, **new)))
-
-    further = MODES[MODES.index(setup.checkpointing) + 1 :]
-    for mode in further:
-        if mode != "offload":
-            add(f"{CHECKPOINTING} {mode}", WHY[mode], checkpointing=mode)
-    if setup.batch_size > 1:
-        add("--batch_size 1", "gradient accumulation makes up for it, same result",
-            tokens=max(setup.tokens // setup.batch_size, 1), batch_size=1)  # fmt: skip
-    if not setup.adapters and tuner_flag:
-        add(tuner_flag, "trains adapters instead of all weights", adapters=True, compute_dtype="", dtype=_small(setup, dtypes),
-            adapter=AdapterSize(8, tuple(target_weights(setup.shapes, None)), dropout=True))  # fmt: skip
-    if setup.itemsize > 2 and "bfloat16" in dtypes:
-        add("--dtype bfloat16", "halves the weights" + ("" if setup.adapters else "; small updates may round away"),
-            dtype="bfloat16", compute_dtype="")  # fmt: skip
-    if setup.tokens // setup.batch_size > 512:
-        half = setup.tokens // setup.batch_size // 2
-        why = "rows that are longer need --max_length too" if cut == "packing_length" else "longer rows need --overlong"
-        add(f"--{cut} {half}", why, tokens=half * setup.batch_size, span=min(setup.span, half))
-    if "offload" in further and not setup.host:
-        add(f"{CHECKPOINTING} offload", WHY["offload"], checkpointing="offload")
-    return found
-
-
-def advise(setup: Setup, *, budget: int, batch_size: int, dtypes: tuple[str, ...], tuner_flag: str) -> list[Advice]:
-    """Changes in the order in which they cost least, each on top of those before, until the run fits `budget` bytes.
-
-    The arguments are those of `changes`.
-    """
-    now, advice = replace(setup, batch_size=batch_size), list[Advice]()
-    while not advice or advice[-1].total > budget:
-        before = memory(now).total
-        better = (c for c in changes(now, dtypes=dtypes, tuner_flag=tuner_flag) if memory(c.setup).total < before)
-        change = next(better, None)
-        if change is None:
-            break
-        now = change.setup
-        advice = [a for a in advice if a.flag.split()[0] != change.flag.split()[0]]  # a further mode replaces the one before
-        advice.append(Advice(change.flag, change.why, memory(now).total))
-    return advice
-
-
-def _small(setup: Setup, dtypes: tuple[str, ...]) -> str:
-    return "bfloat16" if "bfloat16" in dtypes else setup.dtype
-
-
-@dataclass(frozen=True)
-class Work:
-    """Tokens, steps and time of a run."""
-
-    tokens_per_epoch: int
-    steps: int
-    tokens: int
-    """That are computed over all epochs."""
-    flops: float
-    seconds: float = 0.0
-    """0: unknown."""
-
-
-def matrix_parameters(setup: Setup) -> int:
-    """N of the formulas: parameters that each token is multiplied with. The input embedding is a look-up, and left out."""
-    n = setup.shapes.active_parameters
-    return n if setup.shapes.tied else n - setup.shapes.components.get("embeddings", 0)
-
-
-def model_flops(setup: Setup, attended: float) -> float:
-    """Floating-point operations that one token of training takes by the model's own arithmetic, for model FLOPs utilisation.
-
-    Chowdhery et al. 2022, "PaLM", appendix B: 6 N + 12 n q S, where S is the length of the document that the token stands in;
-    nothing is counted twice for gradient checkpointing, and causal attention counts in full, as there. Weights that
-    do not train have no weight gradient: 4 N for them, and 6 for those that do.
-
-    Args:
-        attended: S, as the mean over tokens.
-    """
-    d = setup.shapes.dims
-    base, trained = matrix_parameters(setup), setup.adapter_parameters
-    if not setup.adapters:
-        trained = min(setup.trained_parameters, base)
-        base -= trained
-    return 4.0 * base + 6.0 * trained + 12.0 * d["layers"] * d["q"] * attended
-
-
-def step_flops(setup: Setup, tokens: int) -> float:
-    """Floating-point operations for `tokens` tokens, forward and backward, as they are computed: for estimates of time.
-
-    2 N per token forward and 4 N backward (Kaplan et al. 2020, section 2.1), where a frozen base spares the half of the
-    backward pass that makes weight gradients. Attention adds 2 n q S forward (causal), likewise.
-    """
-    d = setup.shapes.dims
-    forward = 2 * matrix_parameters(setup) + 2 * d["layers"] * d["q"] * min(setup.span, setup.tokens)
-    passes = 2 if setup.adapters else 3  # gradient checkpointing computes the forward pass once more
-    return float(tokens * forward * (passes + RECOMPUTED[setup.checkpointing] + setup.compared))
-
-
-def packs_of(tokens: int, packed_length: int, *, per_step: int, epochs: float, min_steps: int) -> int:
-    """Packs that the rows of an epoch make; 0 where that would leave fewer than `min_steps` optimizer steps."""
-    packs = math.ceil(tokens / packed_length)
-    return packs if math.ceil(packs / per_step) * epochs >= min_steps else 0
-
-
-def work(
-    setup: Setup, *, units: int, tokens_per_epoch: int, per_step: int, epochs: float, max_steps: int, devices: int,
-    tflops: float | None,
-) -> Work:  # fmt: skip
-    """`units`: rows or packs of an epoch; `per_step` of them make an optimizer step."""
-    per_epoch = max(math.ceil(units / per_step), 1)
-    steps = max_steps or max(1, math.ceil(per_epoch * epochs))
-    tokens = round(tokens_per_epoch * steps / per_epoch)
-    flops = step_flops(setup, tokens)
-    seconds = flops / (tflops * 1e12 * max(devices, 1)) if tflops else 0.0
-    return Work(tokens_per_epoch, steps, tokens, flops, seconds)

@@ -13,6 +13,7 @@ from swift.config.sections import TunerSection
 from swift.errors import SwiftError
 from swift.plan import estimate as est
 from swift.plan import models
+from swift.plan.advice import CHECKPOINTING, Change, changes
 from swift.plan.draft import on_host, trained_dtypes
 from swift.plan.forecast import setup_of
 from swift.plan.plan import Plan
@@ -71,13 +72,13 @@ def savings(plan: Plan, setup: est.Setup, *, limit: int = 0, resuming: bool = Fa
     device = plan.components.get("device")
     entry: Any = PlannedEntry(KINDS[device.kind].from_dict(dict(device.spec)), device) if device and device.spec else None
     found = []
-    changes = est.changes(
+    possible = changes(
         setup, dtypes=trained_dtypes(entry), tuner_flag=f"--tuner {TunerSection().name}",
         cut="packing_length" if plan.config["data"]["batching"] == "packed" else "max_length",
     )  # fmt: skip
-    mode = _one_mode(changes, total, limit)
-    for change in changes:
-        if change.flag.startswith(est.CHECKPOINTING) and change is not mode:
+    mode = _one_mode(possible, total, limit)
+    for change in possible:
+        if change.flag.startswith(CHECKPOINTING) and change is not mode:
             continue
         new = change.setup
         flag, why = change.flag, change.why
@@ -92,10 +93,10 @@ def savings(plan: Plan, setup: est.Setup, *, limit: int = 0, resuming: bool = Fa
     return sorted(found, key=lambda s: -s.bytes)
 
 
-def _one_mode(changes: list[est.Change], total: int, limit: int) -> est.Change | None:
+def _one_mode(possible: list[Change], total: int, limit: int) -> Change | None:
     """The mode of activation checkpointing to suggest: the one that computes least again and fits; full where the estimate of
     the run as it is would fit too, and so is too low, or where none fits."""
-    modes = [change for change in changes if change.flag.startswith(est.CHECKPOINTING)]
+    modes = [change for change in possible if change.flag.startswith(CHECKPOINTING)]
     fitting = (change for change in modes if est.memory(change.setup).total <= FULL * limit < total)
     full = (change for change in modes if change.setup.checkpointing == "full")
     return next(fitting, None) or next(full, None) or next(iter(modes), None)

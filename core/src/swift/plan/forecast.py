@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from swift.api import DeviceInfo
 from swift.config.sections import ACCELERATOR_PACK, BY_BOUNDS, HOST_PACK, MIN_PACKED_STEPS, TunerSection, checkpointing_mode
 from swift.plan import estimate as est
+from swift.plan.advice import Advice, advise
 from swift.plan.checkpointing import choose_checkpointing, ranks_per_device
 from swift.plan.draft import MEMORY, Draft, on_host, trained_dtypes
 from swift.plan.models import ModelFacts, ModelSource
@@ -17,7 +18,17 @@ from swift.plan.plan import Component
 from swift.plan.reference import copied_parameters
 from swift.plan.sample import DataSize, measure
 from swift.plan.shapes import Shapes
+from swift.plan.trade_offs import (
+    LOGITS_MIB,
+    choose_compile,
+    choose_in_backward,
+    choose_logits_memory,
+    explain_attention,
+    explain_computation,
+)  # fmt: skip
+from swift.plan.work import packs_of, work
 from swift.plugins.info import Entry
+from swift.plugins.loading import load_object
 
 SHARDING_RANKS = (2, 4, 8, 16)
 
@@ -48,13 +59,14 @@ def setup_of(
     batching, packs = config["data"]["batching"], 0
     joining_pays = not host or config["model"]["attention"] in BY_BOUNDS
     if size is not None and longest and (batching == "packed" or (batching == "auto" and joining_pays)):
-        packs = est.packs_of(
+        packs = packs_of(
             size.tokens, row,
             per_step=train["batch_size"] * train["gradient_accumulation_steps"] * world, epochs=train["epochs"],
             min_steps=MIN_PACKED_STEPS if batching == "auto" else 0,
         )  # fmt: skip
     if longest and not packs:
         row = longest
+    logits = config["objective"]["logits_memory"]
     quantizer = entries.get("quantizer")
     adapters = tuner is not None and tuner.spec.artifact == "adapter"
     settings = components["tuner"].settings if tuner is not None else {}
@@ -72,9 +84,9 @@ def setup_of(
         batch_size=train["batch_size"],
         span=longest or row,
         checkpointing="off" if mode == "auto" else mode,
-        gradients_at_once=not train.get("optimizer_in_backward"),
+        gradients_at_once=train.get("optimizer_in_backward") is not True,
         quadratic_attention=config["model"]["attention"] == "eager",
-        logits_memory=int(config["objective"]["logits_memory"] * 2**20),
+        logits_memory=int((LOGITS_MIB if logits == "auto" else logits) * 2**20),
         world_size=world,
         shards=tuple(parallel.spec.shards) if parallel is not None else (),
         quant_bits=min(quantizer.spec.bits) if quantizer is not None and quantizer.spec.bits else 0,
@@ -121,34 +133,45 @@ def forecast(
     tokenizer = source.folder / "tokenizer.json" if source is not None and source.folder else None
     objective = draft.entries.get("objective")
     pairs = objective is not None and "rejected" in objective.spec.columns
-    size = measure(data, tokenizer, draft.get("data", "max_length"), pairs=pairs) if data else None
+    sees = "vision_config" in facts.config
+    images = _image_tokens(draft, source) if data and sees else None
+    size = measure(data, tokenizer, draft.get("data", "max_length"), pairs=pairs, images=images) if data else None
+    if size is not None and sees and (images is None or images.unread):
+        some = f" in {images.unread} place(s) of the sample, where they are missing or URLs" if images is not None else ""
+        size = replace(size, unknown=(*size.unknown, f"the tokens of images{some}"))
     host, able = on_host(device), trained_dtypes(device)
     setup, packs = setup_of(
         draft.config, draft.components, draft.entries, shapes, host=host, dtypes=able, size=size,
         reference=copied_parameters(draft, reference, shapes),
     )  # fmt: skip
-    setup = choose_checkpointing(draft, setup, device, info)
+    sharing = ranks_per_device(draft, info)
+    budget = info.memory // sharing
+    setup = choose_logits_memory(draft, setup, budget)
+    setup = choose_checkpointing(draft, setup, device, budget)
+    setup = choose_in_backward(draft, setup, budget)
+    explain_attention(draft, device, setup)
+    explain_computation(draft, setup)
     memory = est.memory(setup)
     model |= {
         "trained_parameters": memory.trained_parameters,
         "adapter_parameters": setup.adapter_parameters,
         "adapter_assumed": setup.adapters and setup.adapter is None,
     }
-    sharing = ranks_per_device(draft, info)
-    budget = info.memory // sharing
     default = TunerSection().name
     small = [e.name for e in draft.registry.entries("tuner") if e.spec.trainable == "low-rank" and e.spec.status == "stable"]
     lowrank = default if default in small else next(iter(small), "")
-    advice: list[est.Advice] = []
+    advice: list[Advice] = []
     verdict = "unknown"
     if budget:
         verdict = "fits" if memory.total <= 0.9 * budget else "tight" if memory.total <= budget else "does not fit"
         if memory.total > 0.9 * budget:
-            advice = est.advise(setup, budget=round(0.9 * budget), batch_size=draft.get("train", "batch_size"), dtypes=able,
+            advice = advise(setup, budget=round(0.9 * budget), batch_size=draft.get("train", "batch_size"), dtypes=able,
                                 tuner_flag=f"--tuner {lowrank}" if lowrank else "")  # fmt: skip
         if verdict == "does not fit":
             _does_not_fit(draft, memory, budget, advice, certain=not shapes.approximate)
     world = setup.world_size
+    expected = _work(draft, setup, size, packs, info)
+    choose_compile(draft, device, expected.get("time", {}).get("seconds", 0.0))
     return {
         "model": model,
         "memory": {
@@ -167,8 +190,23 @@ def forecast(
             "compute_dtype": setup.compute_dtype,
             "kv_cache_per_token": shapes.kv_bytes_per_token(2 if setup.itemsize <= 2 else 4),
         },
-        **_work(draft, setup, size, packs, info),
+        **expected,
     }
+
+
+def _image_tokens(draft: Draft, source: ModelSource | None) -> Any:
+    """`ImageTokens` of the model's processor; None where its files are not here, or say nothing."""
+    folder, template = source.folder if source is not None else None, draft.config["template"]
+    count = None
+    if folder is not None:
+        # Behind a dotted path: plans of text models import none of it.
+        pixels = {key: template[key] for key in ("min_pixels", "max_pixels")}
+        count = load_object("swift.plan.images:counter")(folder, **pixels)
+    if count is None:
+        return None
+    section = draft.config["data"]
+    made = load_object("swift.plan.images:ImageTokens")
+    return made(count, columns=section["columns"], media_folder=section["media_folder"])
 
 
 def _work(draft: Draft, setup: est.Setup, size: DataSize | None, packs: int, info: DeviceInfo) -> dict[str, Any]:
@@ -176,28 +214,28 @@ def _work(draft: Draft, setup: est.Setup, size: DataSize | None, packs: int, inf
         return {}
     data: dict[str, Any] = {
         "rows": size.rows, "tokens": size.tokens, "longest": size.longest, "sampled": size.sampled, "exact_rows": size.exact,
-        "counted_by": size.counted_by, "unknown": list(size.unknown),
+        "counted_by": size.counted_by, "unknown": list(size.unknown), "image_tokens": size.image_tokens,
     }  # fmt: skip
     if "vision" in setup.shapes.components:
-        data["unknown"].append("the tokens of images, and what the vision tower computes: texts alone are counted")
+        data["unknown"].append("what the vision tower computes")
     if not size.rows:
         return {"data": data}
     train, section = draft.config["train"], draft.config["data"]
     share = 0.0 if section["val_dataset"] else section["val_split"]
     tflops = info.facts.get("device.tflops")
     per_device = draft.get("parallel", "nproc_per_node")
-    work = est.work(
+    total = work(
         setup, units=max(round((packs or size.rows) * (1 - share)), 1),
         tokens_per_epoch=max(round(size.tokens * (1 - share)), 1),
         per_step=train["batch_size"] * train["gradient_accumulation_steps"] * setup.world_size, epochs=train["epochs"],
         max_steps=train["max_steps"], devices=min(per_device, info.count or per_device) * draft.get("parallel", "nnodes"),
         tflops=float(tflops) if tflops else None,
     )  # fmt: skip
-    time = {"steps": work.steps, "tokens": work.tokens, "flops": work.flops, "seconds": work.seconds, "tflops": tflops or 0.0}
+    time = {**asdict(total), "tflops": tflops or 0.0}
     return {"data": data, "time": time}
 
 
-def _does_not_fit(draft: Draft, memory: est.MemoryEstimate, budget: int, advice: list[est.Advice], *, certain: bool) -> None:
+def _does_not_fit(draft: Draft, memory: est.MemoryEstimate, budget: int, advice: list[Advice], *, certain: bool) -> None:
     gib = 2**30
     fix = " ".join(a.flag for a in advice)
     if not advice or advice[-1].total > budget:

@@ -18,21 +18,21 @@ from swift.api import DeviceInfo
 from swift.errors import ConfigError, DataError, ModelError, PlanRefused, PluginError, PluginNotFound, SwiftError
 from swift.plan import models
 from swift.plan.chat import choose_template
-from swift.plan.checkpointing import choose_blindly, judge
+from swift.plan.checkpointing import judge
 from swift.plan.datasets import choose_task, named_datasets, register_files, take_data
 from swift.plan.draft import CHECK, COMPONENT, DATA, DEVICE, MODEL, SETTINGS, Draft, on_host, trained_dtypes
 from swift.plan.forecast import forecast
 from swift.plan.models import ModelFacts, ModelSource
 from swift.plan.plan import Plan, Problem
 from swift.plan.reference import choose_reference, section_for
+from swift.plan.trade_offs import choose_rest, judge_attention
+from swift.plan.unread import report_unread
 from swift.plugins import hooks
 from swift.plugins.devices import probe
 from swift.plugins.info import Entry
 from swift.plugins.resolver import check, suggest
 
 MASTER_PORT = 29500
-COMPILE_HOST = "on a CPU steps gain about 1.3 times by it, which only long runs earn back; --compile blocks tries"
-COMPILE_ACCELERATOR = 'its gain has not been measured on such a device; `swift bench train --against="--compile blocks"` does'
 LEVELS = {"impossible": 0, "unsupported": 1, "unverified": 2}
 NOT_LEGAL_ALONE = {MODEL: ModelError, DATA: DataError, COMPONENT: PluginNotFound, SETTINGS: ConfigError}
 
@@ -56,6 +56,7 @@ def make_plan(
     allowed = _words(extra.get("allow"))
     draft.problems += found
 
+    report_unread(draft)
     register_files(draft)
     choose_task(draft)
     for slot in ("objective", "tuner", "optimizer", "quantizer"):
@@ -69,6 +70,7 @@ def make_plan(
     if draft.has("parallel"):
         _parallel(draft, device, info)
     _engine(draft)
+    judge_attention(draft, device)
     if draft.has("train"):
         _training_values(draft, device, info, source, facts, resuming=bool(extra.get("resume")))
     if draft.has("logging"):
@@ -85,7 +87,7 @@ def make_plan(
     if estimate:
         estimated = forecast(draft, device, info, source, facts, data_sources, reference=reference)
     if draft.has("train"):
-        choose_blindly(draft, device)
+        choose_rest(draft, device)
     problems = [*draft.problems, *resolution.problems]
     problems = [replace(p, level="unverified") if p.level == "unsupported" and p.code in allowed else p for p in problems]
     refused = any(p.level != "unverified" for p in problems)
@@ -341,8 +343,6 @@ def _training_values(
         rate = float(f"{tuner.spec.learning_rate * factor:.6g}")
         draft.choose("train.learning_rate", rate, f"it is the default of {tuner.name}{times}")
     judge(draft, device)
-    if train["compile"] == "auto":
-        draft.choose("train.compile", "off", COMPILE_HOST if on_host(device) else COMPILE_ACCELERATOR)
     context = (
         facts.shapes.context_length if facts.shapes else source.entry.spec.context_length if source and source.entry else 0
     )
@@ -391,7 +391,7 @@ def _dtype(draft: Draft, device: Entry | None, info: DeviceInfo, facts: ModelFac
                 draft.facts["model.upcast_from"] = stored
         draft.choose("model.dtype", "float32", why)
     elif stored in able and stored != "float16" and _slow(stored, info, facts):
-        draft.choose("model.dtype", "float32", f"this device only emulates {stored}, slowly, and there is memory for float32")
+        draft.choose("model.dtype", "float32", f"this device has no arithmetic for {stored}, and there is memory for float32")
     elif stored in able and stored != "float16":
         draft.choose("model.dtype", stored, "the checkpoint has it")
     else:

@@ -63,7 +63,7 @@ def _config(plan: Plan, *, every_value: bool) -> str:
     for path, value in values:
         source = "chosen, see below" if path in chosen else plan.provenance.get(path, "default")
         if every_value or source != "default":
-            rows.append((path, _value(value), source))
+            rows.append((path, value_of(value), source))
     rows.sort(key=lambda row: row[2] == "default")
     title = "Configuration" if every_value else "Configuration (what differs from the defaults; --all shows all)"
     return f"{title}\n{columns(rows)}" if rows else ""
@@ -183,7 +183,7 @@ def _data(plan: Plan) -> str:
 
 
 def _choices(plan: Plan) -> str:
-    rows = [(c.path, _value(c.value), c.why) for c in plan.choices]
+    rows = [(c.path, value_of(c.value), c.why) for c in plan.choices]
     return f"Chosen for you\n{columns(rows)}" if rows else ""
 
 
@@ -246,7 +246,8 @@ def _wrapped(text: str, *, indent: str, hang: str = "") -> str:
     )
 
 
-def _value(value: Any) -> str:
+def value_of(value: Any) -> str:
+    """Of a setting, in at most 44 characters."""
     text = (
         value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     )

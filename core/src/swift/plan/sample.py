@@ -10,7 +10,7 @@ import gzip
 import importlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ _TURNS = {
 }  # fmt: skip
 _NOT_TEXT = {
     "role", "from", "id", "source", "category", "images", "image", "videos", "video", "audios", "audio", "rejected", "kto_tag",
+    "image_url", "input_image", "video_url", "audio_url", "input_audio",
 }  # fmt: skip
 
 _WRAPPERS = ("data", "rows", "train", "examples", "instances")
@@ -45,6 +46,7 @@ class DataSize:
         counted_by: "tokenizer" or "characters".
         unknown: References that could not be counted, each with the reason.
         documents: Of which a row consists, each within max_length: 2 for pairs.
+        image_tokens: Those of `tokens` that stand for images.
     """
 
     rows: int = 0
@@ -55,6 +57,7 @@ class DataSize:
     counted_by: str = ""
     unknown: tuple[str, ...] = ()
     documents: int = 1
+    image_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,40 +69,54 @@ class _Head:
 
 def measure(
     sources: Iterable[tuple[tuple[Path, ...], int | None]], tokenizer_file: Path | None, max_length: int | None, *,
-    pairs: bool = False,
+    pairs: bool = False, images: Callable[[Mapping[str, Any], Path], int] | None = None,
 ) -> DataSize:  # fmt: skip
     """Size of the data; files that cannot be read are named in `unknown`.
 
     Args:
         sources: (files, rows to take or None) of each reference.
         pairs: A row is its prompt twice, once with each answer.
+        images: Tokens of the images of a row of a file.
     """
     documents = 2 if pairs else 1
     tokenizer = load_tokenizer(tokenizer_file)
-    rows = tokens = longest = sampled = 0
+    rows = tokens = longest = sampled = image_tokens = 0
     exact, unknown = True, []
     for files, take in sources:
-        heads = []
+        heads: dict[Path, _Head] = {}
         for file in files:
             try:
-                heads.append(_head(file))
+                heads[file] = _head(file)
             except (OSError, ValueError, KeyError, EOFError, ImportError, csv.Error) as error:
                 unknown.append(f"{file}: {error}")
-        total = sum(head.total for head in heads)
-        sample = [row for head in heads for row in _spread(head.rows, max(1, SAMPLE // max(len(heads), 1)))]
+        total = sum(head.total for head in heads.values())
+        share = max(1, SAMPLE // max(len(heads), 1))
+        sample = [(row, file) for file, head in heads.items() for row in _spread(head.rows, share)]
         if not sample:
             continue
-        lengths = [pair_tokens(row, tokenizer) if pairs else row_tokens(row, tokenizer) for row in sample]
+        texts = [pair_tokens(row, tokenizer) if pairs else row_tokens(row, tokenizer) for row, _ in sample]
+        seen = [documents * images(row, file) if images is not None else 0 for row, file in sample]
+        lengths = [text + image for text, image in zip(texts, seen, strict=True)]
         if max_length:
             lengths = [min(n, documents * max_length) for n in lengths]
-        taken = total if take is None else min(take, total) if all(head.exact for head in heads) else take
+        is_exact = all(head.exact for head in heads.values())
+        taken = total if take is None else min(take, total) if is_exact else take
         rows += taken
         tokens += round(taken * sum(lengths) / len(lengths))
+        image_tokens += round(taken * sum(map(min, seen, lengths)) / len(lengths))
         longest = max(longest, *lengths)
         sampled += len(lengths)
-        exact &= all(head.exact for head in heads)
+        exact &= is_exact
     return DataSize(
-        rows, tokens, longest, sampled, exact, "tokenizer" if tokenizer else "characters", tuple(unknown), documents
+        rows,
+        tokens,
+        longest,
+        sampled,
+        exact,
+        "tokenizer" if tokenizer else "characters",
+        tuple(unknown),
+        documents,
+        image_tokens,
     )
 
 

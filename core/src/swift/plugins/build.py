@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -13,27 +14,30 @@ from swift.plugins.preferences import Preferences
 
 def build(file: str, head: list[Any], paths: list[str], chosen: Preferences) -> dict[str, Any]:
     """The contents of a new index, which is stored."""
-    data = None
-    while data is None and may_fork():
-        child, data = _gathered_in_a_copy(head, paths, chosen)
-        if data is None and not _tell_of_crash(child):
+    text = ""
+    while not text and may_fork():
+        child, text = _gathered_in_a_copy(head, paths, chosen)
+        if not text and not _tell_of_crash(child):
             break
-    if data is None:
-        data = _gathered(head, paths, chosen)
+    text = text or _gathered(head, paths, chosen)
     if index.enabled():
-        index.write(file, data)
+        index.write_text(file, text)
+    data: dict[str, Any] = json.loads(text)
     return data
 
 
-def _gathered(head: list[Any], paths: list[str], chosen: Preferences) -> dict[str, Any]:
+def _gathered(head: list[Any], paths: list[str], chosen: Preferences) -> str:
+    """The index as JSON."""
     plugins, specs, files = collect.collect(paths, chosen)
     watched = [*files, *(path for p in plugins if p.file and p.source.startswith("editable") for path in _beside(p.file))]
-    return {
-        "head": head,
-        "files": [index.stamp(path) for path in dict.fromkeys(watched)],
-        "plugins": [plugin._asdict() for plugin in plugins],
-        "entries": [list(found) for found in specs],
-    }
+    return index.text_of(
+        {
+            "head": head,
+            "files": [index.stamp(path) for path in dict.fromkeys(watched)],
+            "plugins": [plugin._asdict() for plugin in plugins],
+            "entries": specs,
+        }
+    )
 
 
 def may_fork() -> bool:
@@ -43,10 +47,10 @@ def may_fork() -> bool:
     return sys.platform == "linux" and alone and "torch" not in sys.modules
 
 
-def _gathered_in_a_copy(head: list[Any], paths: list[str], chosen: Preferences) -> tuple[int, dict[str, Any] | None]:
+def _gathered_in_a_copy(head: list[Any], paths: list[str], chosen: Preferences) -> tuple[int, str]:
     """`_gathered` by a forked copy of this process, so that a door which ends its process does not end this one.
 
-    Returns the copy's process id, and None where it ended before it was done.
+    Returns the copy's process id, and "" where it ended before it was done.
     """
     receiving, sending = os.pipe()
     for stream in (sys.stdout, sys.stderr):
@@ -56,8 +60,9 @@ def _gathered_in_a_copy(head: list[Any], paths: list[str], chosen: Preferences) 
     if not child:
         code = 1
         try:
+            gc.disable()
             with os.fdopen(sending, "w", encoding="utf-8") as pipe:
-                pipe.write(json.dumps(_gathered(head, paths, chosen)))
+                pipe.write(_gathered(head, paths, chosen))
             code = 0
         except KeyboardInterrupt:
             code = 130
@@ -67,12 +72,11 @@ def _gathered_in_a_copy(head: list[Any], paths: list[str], chosen: Preferences) 
     with os.fdopen(receiving, encoding="utf-8") as pipe:
         text = pipe.read()
     _, status = os.waitpid(child, 0)
-    if status == 0 and text:
-        data: dict[str, Any] = json.loads(text)
-        return child, data
+    if status == 0:
+        return child, text
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 130:
         raise KeyboardInterrupt
-    return child, None
+    return child, ""
 
 
 def _tell_of_crash(child: int) -> bool:

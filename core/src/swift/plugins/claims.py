@@ -68,6 +68,12 @@ PROVED: dict[Field, tuple[str, ...]] = {
 }
 """Tests of the contract kit that a field's claim is proved by."""
 
+PROVED_OF: dict[Field, dict[Any, str]] = {
+    ("tuner", "trainable"): dict.fromkeys(("low-rank", "part"), "trainable is not all"),
+}
+"""Values that say more than is proved, and what is proved. Updates by low-rank factors may have full rank (DoRA, LoKr, OFT), so
+that no measurement tells `low-rank` from `part`: the two are words."""
+
 DESCRIPTIONS: dict[Field, str] = {
     ("*", "docs"): "a link",
     ("*", "api"): "read when plugins are found: a newer major version is refused there",
@@ -193,7 +199,8 @@ def claimed(spec: Spec) -> Iterator[tuple[str, tuple[str, ...]]]:
     for (kind, field), tests in PROVED.items():
         if kind == spec.kind and getattr(spec, field):
             value = getattr(spec, field)
-            yield (field if value is True else f"{field} = {_short(value)}"), tests
+            whole = field if value is True else f"{field} = {_short(value)}"
+            yield PROVED_OF.get((kind, field), {}).get(value, whole) if isinstance(value, str) else whole, tests
     for claim, _ in untried(spec):
         yield claim, ()
 

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
-from swift.api.specs import KINDS, Fact, ModelSpec, Spec, plural
+from swift.api.specs import KINDS, Fact, ModelSpec, Spec, fields_of, plural
 from swift.api.version import API_VERSION, API_VERSION_TEXT
 from swift.plugins import index, markers
 from swift.plugins.info import PluginInfo
@@ -313,14 +313,9 @@ def spec_fault(spec: Spec) -> str:
     try:
         if spec.needs or spec.clashes:
             importlib.import_module("swift.plugins.conditions").check_all(spec, KINDS)  # few specs have any
-        json.dumps(
-            [
-                *dict(spec.facts).items(),
-                getattr(spec, "hub_ids", {}),
-                getattr(spec, "columns", {}),
-                getattr(spec, "rewrite", {}),
-            ]
-        )
+        written = [spec.facts and dict(spec.facts), *(getattr(spec, name, None) for name in ("hub_ids", "columns", "rewrite"))]
+        if any(written):
+            json.dumps(written)
     except (ValueError, AttributeError, TypeError) as error:
         return f"{where}: {error}"
     return ""
@@ -329,12 +324,12 @@ def spec_fault(spec: Spec) -> str:
 def spec_data(spec: Spec) -> dict[str, Any]:
     """The fields of a spec that differ from their defaults, as plain data for the index."""
     data = {}
-    for field in dataclasses.fields(spec):
-        value = getattr(spec, field.name)
-        if value != field.default and value != {}:  # mappings have a factory, which makes {}
-            if field.name in ("needs", "clashes", "declares"):
+    for name, default, _ in fields_of(type(spec)):
+        value = getattr(spec, name)
+        if value is not default and value != default and value != {}:  # mappings have a factory, which makes {}
+            if name in ("needs", "clashes", "declares"):
                 value = [dataclasses.asdict(v) for v in value]
-            data[field.name] = dict(value) if isinstance(value, Mapping) else value
+            data[name] = dict(value) if isinstance(value, Mapping) else value
     return data
 
 

@@ -86,11 +86,20 @@ def read(file: str) -> Any:
 
 def write(file: str, data: Any) -> bool:
     """Replace a cache file. False where the home cannot be written (a read-only image): then nothing is cached."""
+    return write_text(file, text_of(data))
+
+
+def text_of(data: Any) -> str:
+    return json.dumps(data, separators=(",", ":"))  # json.dump() would not use the C encoder
+
+
+def write_text(file: str, text: str) -> bool:
+    """`write` of what is JSON already."""
     temporary = f"{file}.{os.getpid()}"
     try:
         os.makedirs(os.path.dirname(file), exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(data, separators=(",", ":")))  # json.dump() would not use the C encoder
+            stream.write(text)
         os.replace(temporary, file)
     except OSError:
         return False

@@ -60,7 +60,9 @@ def load_object(dotted: str) -> Any:
     except KeyboardInterrupt:
         raise
     except ModuleNotFoundError as error:
-        own = (error.name or "").partition(".")[0] == dotted.partition(".")[0]  # its package is here, and not whole
+        if not error.name:  # raised by hand, or unpickled: only its text is known
+            raise PluginBroken(f"{dotted} cannot be imported: {str(error) or 'a module is missing'}") from error
+        own = error.name.partition(".")[0] == dotted.partition(".")[0]  # its package is here, and not whole
         fix = "" if own and error.name != dotted.partition(".")[0] else _pip(error.name)
         raise PluginBroken(f"{dotted} cannot be imported: there is no module {error.name!r}", fix=fix) from error
     except BaseException as error:  # third-party code; it may even call sys.exit()
@@ -91,8 +93,8 @@ def package_path(dotted: str) -> Path:
     return path
 
 
-def _pip(module: str | None) -> str:
-    return f"pip install {module.partition('.')[0].replace('_', '-')}" if module else ""
+def _pip(module: str) -> str:
+    return f"pip install {module.partition('.')[0].replace('_', '-')}"
 
 
 def _where(part: Entry | Component) -> str:

@@ -76,7 +76,7 @@ class TunerContract(DescriptorContract):
         assert names, f"{self.component} sets requires_grad on nothing"
 
     def test_as_much_is_trained_as_the_spec_says(self, tuner: Any, folder: Path, spec: Any) -> None:
-        """The memory estimate reads `trainable`."""
+        """Conditions over `tuner.trainable` read whether all weights train. Of how some do, nothing is measured."""
         model = self.base(folder)
         own = {id(p): name for name, p in model.named_parameters()}
         trained = {id(p) for p in tuner.apply(model, seed=0).parameters() if p.requires_grad}
@@ -396,6 +396,20 @@ class DeviceContract(DescriptorContract):
             assert layer.weight.grad is not None and torch.isfinite(layer.weight.grad).all(), (
                 f"claims dtype {name}, which gives no finite gradient here"
             )
+
+    def test_chosen_kernels_multiply_rightly(self, device: Any) -> None:
+        """Against float64 on the CPU, in every dtype that trains, before and after a second choice."""
+        where, draw = device.setup(0), torch.Generator().manual_seed(0)
+        dtypes = [getattr(torch, name) for name in device.dtypes()]
+        for _ in range(2):
+            said = device.choose_kernels(set(dtypes))
+            assert isinstance(said, str), f"choose_kernels returns {said!r}; a sentence or an empty string is asked for"
+            for dtype in dtypes:
+                a, b = (torch.randn(9, 9, generator=draw).to(dtype) for _ in range(2))
+                exact = a.double() @ b.double()
+                error = (torch.mm(a.to(where), b.to(where)).cpu().double() - exact).norm() / exact.norm()
+                allowed = max(4 * torch.finfo(dtype).eps, 2e-3)  # tensor cores may take float32 for a shorter one
+                assert error <= allowed, f"products in {dtype} are {error:.1e} off after choose_kernels"
 
     def test_spec_and_device_say_the_same(self, device: Any, spec: Any, info: Any) -> None:
         """The planner reads the facts, the run asks the device."""

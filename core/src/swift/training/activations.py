@@ -149,6 +149,9 @@ class Offload:
 class Slot:
     """One block's input in the host's memory.
 
+    Memory of the device is given back in the order of the computing stream, which waits for the copy first. (`record_stream`
+    would give it back when the host has seen the copy done; a host that runs ahead would find ever new memory taken.)
+
     Args:
         stream: That copies; None: the tensor is on the host already, and is kept as it is.
         before: Slot of the block before, whose input is needed next.
@@ -158,41 +161,58 @@ class Slot:
         self.before, self.stream, self.device = before, stream, tensor.device
         self.requires_grad = tensor.requires_grad
         self.back: torch.Tensor | None = None
-        self.arrived: Any = None
         self.host: torch.Tensor | None = tensor.detach()
+        self.kept: torch.Tensor | None = None
         if stream is None:
             return
         self.backend = torch.get_device_module(tensor.device)
-        stream.wait_stream(self.backend.current_stream(tensor.device))
+        earlier = before() if before is not None else None
+        if earlier is not None:
+            earlier.leave()
+        stream.wait_stream(self._computing())
         with self.backend.stream(stream):
             self.host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self.host.copy_(tensor.detach(), non_blocking=True)
-        tensor.record_stream(stream)  # its memory is not given away before it has been copied
+            self.copied = stream.record_event()
+        self.kept = tensor.detach()  # until the next block computes; the last one's input need not come back
+
+    def _computing(self) -> Any:
+        return self.backend.current_stream(self.device)
+
+    def leave(self) -> None:
+        """Let go of the device's memory, once the host has a copy."""
+        if self.kept is not None:
+            self._computing().wait_event(self.copied)
+            self.kept = None
 
     def fetch(self) -> None:
-        """Start the way back, unless that has happened."""
-        if self.host is None:
+        """Start the way back, unless that has happened or is not needed."""
+        if self.host is None or self.kept is not None:
             return
         if self.stream is None:
             self.back, self.host = self.host, None
             return
+        self.back = torch.empty(self.host.shape, dtype=self.host.dtype, device=self.device)
+        self.stream.wait_stream(self._computing())  # which may still be using this memory for something else
         with self.backend.stream(self.stream):
-            self.back = self.host.to(self.device, non_blocking=True)
-            self.arrived = self.backend.Event()
-            self.arrived.record(self.stream)
+            self.back.copy_(self.host, non_blocking=True)
+            self.copied = self.stream.record_event()
         self.host = None  # torch's pinned allocator waits for the copy before it gives the memory away
 
     def take(self) -> torch.Tensor:
         """The input, once: as a leaf that wants a gradient where the first one did."""
         self.fetch()
-        if self.back is None:
+        tensor = self.kept if self.kept is not None else self.back
+        if tensor is None:
             raise RuntimeError("a block's input was offloaded for one backward pass, and this is another one")
-        tensor, self.back = self.back, None
         if self.stream is not None:
-            current = self.backend.current_stream(self.device)
-            current.wait_event(self.arrived)
-            tensor.record_stream(current)
+            self._computing().wait_event(self.copied)
+        self.host = self.kept = self.back = None
         before = self.before() if self.before is not None else None
         if before is not None:
             before.fetch()
         return tensor.requires_grad_(self.requires_grad)
+
+    def __del__(self) -> None:
+        if self.stream is not None and self.back is not None:  # fetched for a pass that was broken off
+            self._computing().wait_event(self.copied)

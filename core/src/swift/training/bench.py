@@ -21,9 +21,9 @@ from torch import nn
 
 from swift.api import Batch, Device, Strategy
 from swift.data.batches import StepLoader, StepSource, moved
-from swift.plan.estimate import model_flops
 from swift.plan.fit import setup_of_plan
 from swift.plan.plan import Plan
+from swift.plan.work import model_flops
 from swift.run_dir import RunDir, write_text
 from swift.training.checkpoint import TrainState
 from swift.training.memory import LongestFirst, Peak, costliest, held, kept_for_backward, tensor_bytes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -76,6 +77,7 @@ class CompiledBlocks:
             with quietly(), torch.autocast(self.device.type, autocast) if autocast else nullcontext():
                 self._pass(filler(length), bounds=bounds)
         except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # before torch 2.12 they hold hooks of checkpointing, which go on
             if oom.is_out_of_memory(error):
                 return "compile: no memory for a full pack in the trial"
             self.off()

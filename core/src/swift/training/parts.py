@@ -45,6 +45,38 @@ def _below(path: str, without: list[str]) -> str:
     return re.escape(path) + (rf"(?!(?:{inner})(?:\.|$))" if inner else "") + r"(?:\..*)?"
 
 
+def with_rates(
+    groups: list[dict[str, Any]], model: nn.Module, parts: Mapping[str, tuple[str, ...]], section: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Parameter groups, with what belongs to a part that has a learning rate of its own in groups after them. Where a tuner's
+    groups differ by a factor (LoRA+), those of the part do, too.
+
+    Args:
+        parts: `LoadedModel.parts`.
+        section: The config's `train`, with `vit_lr` and the like.
+
+    Raises:
+        ConfigError: The model has no such part.
+    """
+    factors: dict[int, float] = {}
+    for part in ("vit", "aligner"):
+        rate = section.get(f"{part}_lr")  # plans of older runs know none
+        if rate is None:
+            continue
+        if part not in parts:
+            raise ConfigError(f"train.{part}_lr: the model has no such part", fix=f"leave out --{part}_lr")
+        others = [path for name, paths in parts.items() if name != part for path in paths]
+        where = "|".join(_below(path, [p for p in others if p.startswith(f"{path}.")]) for path in parts[part])
+        factors |= {id(parameter): rate / section["learning_rate"] for _, parameter in _trained(model, where)}
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_factor.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+        split += [{**group, "params": some, "lr": group["lr"] * factor} for factor, some in by_factor.items()]
+    return sorted(split, key=lambda group: id(group["params"][0]) in factors)
+
+
 def close_parts(model: nn.Module, frozen: str) -> None:
     """Take what a tuner opened in frozen parts out of the training."""
     for _, parameter in _trained(model, frozen):

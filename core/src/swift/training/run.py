@@ -36,7 +36,7 @@ from swift.training.in_backward import InBackward
 from swift.training.live import LiveModel
 from swift.training.loop import Loop, LoopConfig, LossModule, StopRequest, evaluate
 from swift.training.memory import held
-from swift.training.parts import close_parts, frozen_parts, load_media, media_parameters
+from swift.training.parts import close_parts, frozen_parts, load_media, media_parameters, with_rates
 from swift.training.progress import Display, Notes
 from swift.training.reference import make_reference
 from swift.training.schedule import warmup
@@ -155,6 +155,8 @@ def _run(
         total_steps = bench.total_steps
 
     autocast = autocast_dtype(train["mixed_precision"], model, device, torch_device)
+    if kernels := device.choose_kernels({autocast} if autocast else {parameter.dtype for parameter in model.parameters()}):
+        notes(kernels)
     compiled = None
     if compiles:
         compiled = CompiledBlocks(model, torch_device)
@@ -171,9 +173,8 @@ def _run(
         )
     )  # fmt: skip
     factory: OptimizerFactory = instantiate(plan.components["optimizer"])
-    optimizer = factory.build(
-        tuner.parameter_groups(model, learning_rate=train["learning_rate"], weight_decay=train["weight_decay"])
-    )
+    groups = tuner.parameter_groups(model, learning_rate=train["learning_rate"], weight_decay=train["weight_decay"])
+    optimizer = factory.build(with_rates(groups, model, loaded.parts, train))
     peaks = [group["lr"] for group in optimizer.param_groups]
     state = TrainState(rows_per_step=batches.rows * strategy.world_size, data_key=batches.key)
     checkpoint = strategy.broadcast(run_dir.resume_point() if main else None)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
 from swift.api import Device, Memory
+from swift_device_cpu import products
 from swift_device_cpu.probe import fast_dtypes, memory_bytes
 
 try:
@@ -36,6 +38,17 @@ class CpuDevice(Device):
 
     def attention(self) -> tuple[str, ...]:
         return ("torch_varlen", "sdpa", "eager")
+
+    def choose_kernels(self, dtypes: Collection[torch.dtype]) -> str:
+        low = [dtype for dtype in dtypes if dtype in products.LOW]
+        chosen = self.settings.products if self.settings else "auto"
+        if chosen == "native" or (chosen == "auto" and "bfloat16" in self.fast_dtypes()) or not low:
+            return ""
+        name = str(low[0]).removeprefix("torch.")
+        if not products.available():
+            return f"products of {name} are slow on this processor; torch 2.10 and later can compute them in float32"
+        products.install()
+        return f"products of {name} are computed in float32: this processor has no instruction for them"
 
     def collective_backend(self) -> str:
         return "gloo"

@@ -56,7 +56,7 @@ def memory_bytes(cgroup: Path = CGROUP) -> int:
 
 
 def fast_dtypes(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
-    """float32, and bfloat16 where the processor multiplies it: elsewhere it is emulated, and about three times as slow."""
+    """float32, and bfloat16 where the processor multiplies it; elsewhere float32 is less work (swift_device_cpu.products)."""
     flags = _cpuinfo("flags", cpuinfo) or _cpuinfo("Features", cpuinfo)
     return ("float32", "bfloat16") if BFLOAT16_FLAGS & set(flags.split()) else ("float32",)
 

@@ -7,6 +7,7 @@ def swift_devices():
         DeviceSpec(
             name="cpu",
             impl="swift_device_cpu.device:CpuDevice",
+            settings="swift_device_cpu.settings:CpuSettings",
             probe="swift_device_cpu.probe:probe",
             summary="Any processor that torch runs on",
             priority=0,

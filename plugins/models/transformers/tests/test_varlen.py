@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, LlamaForCausalLM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
@@ -204,3 +205,18 @@ def test_a_bend_that_it_does_not_know_is_no_silent_one():
     q = torch.ones(1, 1, 2, 8)
     with pytest.raises(ValueError, match="s_aux"):
         varlen_module.attention_forward(module, q, q, q, None, s_aux=torch.ones(1))
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.skipif(varlen_module.varlen_attn is None, reason="this torch has no such kernel")
+def test_the_kernel_takes_what_it_is_given(window):
+    """Its arguments differ from torch to torch; tensors without a device's memory find out without a device."""
+    with FakeTensorMode():
+        q = torch.empty(sum(LENGTHS), 4, 64, device="cuda")  # float32, as norms under autocast hand on
+        k = torch.empty(sum(LENGTHS), 2, 64, device="cuda")
+        v = torch.empty(sum(LENGTHS), 2, 64, device="cuda", dtype=torch.bfloat16)
+        bounds = torch.empty(len(LENGTHS) + 1, device="cuda", dtype=torch.int32)
+        if window is not None and "window_size" not in varlen_module._KERNEL:
+            pytest.skip("this kernel knows no window")
+        out = varlen(q, k, v, bounds, max(LENGTHS), scale=0.1, window=window)
+    assert (out.shape, out.dtype, out.device.type) == ((sum(LENGTHS), 4, 64), torch.bfloat16, "cuda")

@@ -42,8 +42,9 @@ class Adapter(Tuner):
         if isinstance(model, PeftModel):  # by its owner, with `swift.Swift.prepare_model`; the settings are read from it
             return model
         config = self._config(model)
+        own = [torch.cuda.current_device()] if torch.cuda.is_available() else []  # not those of other processes
         try:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=own):
                 torch.manual_seed(seed)
                 return get_peft_model(model, config, autocast_adapter_dtype=self.settings.adapter_dtype == "float32")
         except FAULTS as error:

@@ -20,7 +20,7 @@ _BYTES_PER_LOGIT = 8  # a tile lives twice in float32: the logits and one tempor
 _MIN_CHUNK_TOKENS = 64
 _MAX_CHUNK_TOKENS_CPU = 256  # measured: as fast as one piece, which may be many times larger
 _MIN_CHUNK_TOKENS_TRAINED = 512  # each chunk reads and writes the weight's whole gradient, which only large ones are worth
-_MM_FLOAT32_OUT = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
+_MM_FLOAT32_OUT = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 10)
 
 
 def linear_cross_entropy(
@@ -92,8 +92,8 @@ def token_log_probs(
 
 
 def transform_logits(logits: Tensor, *, softcap: float | None, logit_scale: float | None) -> Tensor:
-    """Raw logits in any dtype to those of the softmax, in float32."""
-    logits = logits.float()
+    """Raw logits in any dtype to those of the softmax, in float32 (float64 stays)."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if logit_scale is not None and logit_scale != 1.0:
         logits = logits * logit_scale
     return softcap * torch.tanh(logits / softcap) if softcap else logits

@@ -17,7 +17,6 @@ import transformers
 from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.utils import is_torchvision_available
 
 from swift.api import DataError, MediaProcessor, Medium, ModelError
 
@@ -141,9 +140,8 @@ def load_processor(
     )  # fmt: skip
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     processor_class = PROCESSOR_MAPPING[type(config)]
-    source = AutoProcessor
-    if "video_processor" in processor_class.get_attributes() and not is_torchvision_available():
-        source = _images_only(processor_class)
+    videos = "video_processor" in processor_class.get_attributes()
+    source = _images_only(processor_class) if videos else AutoProcessor
     processor = source.from_pretrained(files or folder, trust_remote_code=trust_remote_code, local_files_only=True)
     if not isinstance(processor, ProcessorMixin):
         raise ModelError(f"{folder} has no processor of images", fix="copy preprocessor_config.json of the model into it")
@@ -168,7 +166,7 @@ def load_processor(
 
 
 def _images_only(processor_class: Any) -> Any:
-    """The processor without its part for videos, which needs torchvision even where there are none."""
+    """The processor without its part for videos, which needs torchvision and settings of its own even where there are none."""
     names = [name for name in processor_class.get_attributes() if name != "video_processor"]
     return type(processor_class.__name__, (processor_class,), {"get_attributes": classmethod(lambda cls: names)})
 
