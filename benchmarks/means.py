@@ -14,6 +14,7 @@ counted is CPU time of this process on one thread (its children's too, where it 
     checkpointing  `swift sft --gradient_checkpointing`: time, and MiB beside the planner's estimate
     optimizers     a step over 53 M parameters, fused, by a loop, foreach and in 8 bits (where bitsandbytes is installed);
                    `swift sft` with --optimizer_in_backward and with --adamw.fused false, and MiB of gradients
+    products       `swift sft --dtype bfloat16 --cpu.products float32` and native beside float32 weights
 
 `swift sft` is the real command, run in this process (starting one for each run would take longer than the steps), with a
 tracker that notes the CPU time of each step; of a run count CPU seconds per 1,000 real tokens after the first step. Models are
@@ -36,7 +37,6 @@ import importlib.metadata
 import importlib.util
 import json
 import math
-import platform
 import shutil
 import statistics
 import tempfile
@@ -50,6 +50,7 @@ import means_memory
 import means_table
 import torch
 from means_runs import Runs, Taken, cpu_seconds, piece
+from peers import children
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
@@ -213,6 +214,18 @@ class Bench:
             found[f"step, {dtype}"] = self.steps_of(dtype)
         return found
 
+    def products(self) -> dict[str, Any]:
+        """On a processor that multiplies bfloat16, native is quick and this says nothing."""
+        found = {}
+        for case, tuner in (("LoRA, 7M", LORA), ("full tuning, 7M", FULL)):
+            words = (*tuner, *PADDED, "4")
+            ways = {"float32": ("--dtype", "float32")} | {
+                f"bfloat16, {how}": ("--dtype", "bfloat16", "--cpu.products", how) for how in ("float32", "native")
+            }
+            variants = {name: ((*words, *flags), 2 if name.endswith("native") else 8) for name, flags in ways.items()}
+            found[case] = self.commands(case, "7M", variants)
+        return found
+
     def steps_of(self, dtype: str) -> dict[str, Any]:
         """The optimizer's step alone, over as many parameters as the 60M model of peers/ has (53 M)."""
         with torch.device("meta"):
@@ -256,7 +269,7 @@ class Bench:
 
 PARTS = {
     "attention": Bench.attention, "loss": Bench.loss, "lora": Bench.lora, "compile": Bench.compile,
-    "checkpointing": Bench.checkpointing, "optimizers": Bench.optimizers,
+    "checkpointing": Bench.checkpointing, "optimizers": Bench.optimizers, "products": Bench.products,
 }  # fmt: skip
 
 
@@ -307,7 +320,7 @@ def spread(pairs: Sequence[float]) -> dict[str, Any]:
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """By which a part that was measured is known to need no further measurement."""
     return {
-        "machine": {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()},
+        "machine": children.machine(),
         "versions": {name: version(name) for name in VERSIONS},
         "threads": 1, "rounds": options.rounds, "toy": options.quick,
     }  # fmt: skip

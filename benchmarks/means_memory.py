@@ -7,45 +7,15 @@ from typing import Any
 
 import torch
 from means_runs import piece
-from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from swift.plan import estimate as est
 from swift.plan.shapes import shapes_of
 from swift.training.activations import checkpoint_activations
 from swift.training.in_backward import InBackward
+from swift.training.memory import Alive
 
 MIB = 2**20
-
-
-class Alive(TorchDispatchMode):
-    """Bytes of the storages that operators have made and that live, however they are held; and the most there were.
-
-    Args:
-        model: Its parameters do not count.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        self.made: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.most = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = function(*args, **(kwargs or {}))
-        for storage in (t.untyped_storage() for t in tree_leaves(out) if isinstance(t, torch.Tensor)):
-            if storage.data_ptr() not in self.own:
-                reference = StorageWeakRef(storage)
-                self.made[reference.cdata] = (reference, storage.nbytes())
-        self.most = max(self.most, self.bytes())
-        return out
-
-    def bytes(self) -> int:
-        self.made = {key: (reference, size) for key, (reference, size) in self.made.items() if not reference.expired()}
-        return sum(size for _, size in self.made.values())
 
 
 def loaded(folder: Path, dtype: str) -> Any:
@@ -68,7 +38,7 @@ def states(decoder: Any, tokens: int) -> torch.Tensor:
 def kept(folder: Path, *, lora: dict[str, Any], tokens: int, dtype: str) -> float:
     """MiB that live after the forward pass of one row, without those of the output layer."""
     model, decoder = tuned(folder, lora, dtype)
-    with Alive(model) as alive:
+    with Alive(model.parameters()) as alive:
         hidden = states(decoder, tokens)
         assert hidden.requires_grad
         return mib(alive.bytes())
@@ -87,7 +57,7 @@ def activations(folder: Path, *, lora: dict[str, Any] | None, mode: str, tokens:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(dropped)
-    with Alive(model) as alive:
+    with Alive(model.parameters()) as alive:
         hidden = states(decoder, tokens)
         after, alive.most = alive.bytes(), 0
         hidden.sum().backward()
@@ -116,7 +86,7 @@ def in_backward(folder: Path, *, tokens: int = 8) -> dict[str, float]:
         optimizer.step()
         optimizer.zero_grad()
         hidden = states(decoder, tokens)
-        with Alive(model) as alive:
+        with Alive(model.parameters()) as alive:
             hidden.sum().backward()
         found[name] = mib(alive.most)
     return found

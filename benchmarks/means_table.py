@@ -116,7 +116,13 @@ def optimizers(cases: Cases) -> dict[str, str]:
     }
 
 
+def products(cases: Cases) -> dict[str, str]:
+    names = {"bfloat16, float32": "bfloat16, `--cpu.products float32`", "bfloat16, native": "bfloat16, `--cpu.products native`"}
+    rows = [[text, *(shown(case[name]["time"]) for case in cases.values())] for name, text in names.items()]
+    return {"products": table(["CPU time over float32 weights", *cases], rows)}
+
+
 TEXTS = {
     "attention": attention, "loss": loss, "lora": lora, "compile": compile_, "checkpointing": checkpointing,
-    "optimizers": optimizers,
+    "optimizers": optimizers, "products": products,
 }  # fmt: skip

@@ -69,6 +69,7 @@ def test_broken_line_is_reported_and_the_run_stops_above_the_share(
     rejects = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rejects[0]["line"] == 3 and rejects[0]["reason"]
     code, text = sft(dataset=str(tmp_path / "d.jsonl"), max_bad_fraction="0.5")
+    assert "train.learning_rate = 0.0001: " in text and "train.compile = " not in text  # what is as ever stands in the plan
     assert code == 0 and "1 row" in text
     code, text = sft(dataset=str(tmp_path / "d.jsonl"), max_bad_fraction="0.5")
     assert code and "not empty" in text

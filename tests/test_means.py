@@ -62,7 +62,7 @@ def test_both_ways_of_the_loss_are_one_loss(load: Any) -> None:
 def test_what_lives_is_counted_by_hand(load: Any) -> None:
     memory = load("means_memory")
     layer = torch.nn.Linear(8, 16, bias=False)
-    with memory.Alive(layer) as alive:
+    with memory.Alive(layer.parameters()) as alive:
         first = torch.ones(4, 8)
         kept = layer(first)
         torch.ones(1000).sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -96,3 +97,25 @@ def _watch(pid: int, outcome: Outcome, stop: threading.Event) -> None:
         except psutil.Error:
             return
         outcome.peak_bytes = max(outcome.peak_bytes, total)
+
+
+def machine() -> dict[str, Any]:
+    """This machine, for reports."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "processor": processor(),
+    }
+
+
+def processor() -> str:
+    """Its name, and the widest of the instructions that matter here; "" where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set(found.get("flags", "").split())
+    widest = next((f for f in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f in flags), "")
+    return ", ".join(filter(None, (found.get("model name", ""), widest)))

@@ -23,8 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -72,16 +70,12 @@ def once(name: str, task: dict[str, Any], options: argparse.Namespace) -> dict[s
     }
 
 
-def machine() -> dict[str, Any]:
-    return {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}
-
-
 def settings_of(options: argparse.Namespace, workload: Workload) -> dict[str, Any]:
     """What runs of a workload must have in common to be compared."""
     git = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
     return {
         "threads": options.threads, "batch": options.batch, "steps": steps_of(options, workload), "warmup": options.warmup,
-        "rows": options.count, "warm": options.warm, "machine": machine(),
+        "rows": options.count, "warm": options.warm, "machine": children.machine(),
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
     }  # fmt: skip
 

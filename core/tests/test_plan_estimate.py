@@ -9,9 +9,6 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from swift.plan import estimate as est
@@ -20,6 +17,7 @@ from swift.plan.advice import advise, changes
 from swift.plan.shapes import Shapes, shapes_of
 from swift.plugins.loading import load_object
 from swift.training.activations import checkpoint_activations
+from swift.training.memory import Alive
 
 GIB = 2**30
 
@@ -76,26 +74,6 @@ def saved_for_backward(function: Any, parameters: Any) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         function()
     return sum(t.untyped_storage().nbytes() for t in kept.values())
-
-
-class Alive(TorchDispatchMode):
-    """Bytes of the storages that operators have made and that live, however they are held."""
-
-    def __init__(self, parameters: Any) -> None:
-        super().__init__()
-        self.own = {p.untyped_storage().data_ptr() for p in parameters}
-        self.made: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = function(*args, **(kwargs or {}))
-        for storage in (t.untyped_storage() for t in tree_leaves(out) if isinstance(t, torch.Tensor)):
-            if storage.data_ptr() not in self.own:
-                reference = StorageWeakRef(storage)
-                self.made[reference.cdata] = (reference, storage.nbytes())
-        return out
-
-    def bytes(self) -> int:
-        return sum(size for reference, size in self.made.values() if not reference.expired())
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "llama", "phi3", "olmo2"])

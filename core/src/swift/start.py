@@ -67,7 +67,8 @@ def start(
             fix="leave nproc_per_node out, or give the model's folder or id instead of the object",
         )
     for choice in plan.choices:
-        say(f"{choice.path} = {choice.value}: {choice.why}")
+        if not choice.plain:
+            say(f"{choice.path} = {choice.value}: {choice.why}")
     for problem in plan.problems:
         say(f"note: {problem.message}")
     if old is not None:

@@ -36,10 +36,10 @@ class Draft:
     def get(self, section: str, key: str) -> Any:
         return self.config[section][key]
 
-    def choose(self, path: str, value: Any, why: str) -> None:
+    def choose(self, path: str, value: Any, why: str, *, plain: bool = False) -> None:
         section, _, key = path.partition(".")
         self.config[section][key] = value
-        self.choices.append(Choice(path, value, why))
+        self.choices.append(Choice(path, value, why, plain))
 
     def problem(self, code: str, error: SwiftError | str, *, fix: str = "", level: str = "impossible") -> None:
         message = error if isinstance(error, str) else error.message
@@ -70,7 +70,9 @@ class Draft:
             return None
         self.entries[slot], self.components[slot] = entry, component
         paths = {f"{entry.name}.{name}": choice for name, choice in chosen.items()}
-        self.choices = [c for c in self.choices if c.path not in paths] + [Choice(p, v, why) for p, (v, why) in paths.items()]
+        self.choices = [c for c in self.choices if c.path not in paths] + [
+            Choice(p, v, why, plain=True) for p, (v, why) in paths.items()
+        ]
         try:
             require(entry)
         except PluginError as error:

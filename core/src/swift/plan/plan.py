@@ -38,6 +38,8 @@ class Choice:
     path: str
     value: Any
     why: str
+    plain: bool = False
+    """Nothing out of the ordinary was done: `swift plan` explains it, a start need not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from swift.plan import estimate as est
 from swift.plan.checkpointing import ROOM, choose_blindly, faults_in_backward
 from swift.plan.draft import SETTINGS, Draft, on_host
-from swift.plan.plan import Choice
 from swift.plan.render import bytes_of, duration
 from swift.plugins.info import Entry
 from swift.plugins.missing import nearest
@@ -21,8 +20,9 @@ ANYWHERE = ("sdpa", "eager", "flex_attention")
 LOGITS_MIB = 256.0
 LOGITS_SHARE = 0.02
 """Of the device's memory that `auto` gives to logits, at most, where they need more than `LOGITS_MIB`."""
-COMPILE_SECONDS, COMPILE_GAIN = 46.0, 1.3
-"""What compiling took on a CPU, and how much faster steps were then (docs/performance.md)."""
+COMPILE_SECONDS, COMPILE_GAIN = 40.0, 1.3
+"""What compiling takes on a CPU, and how much faster steps were then at best; on another processor they were not
+(docs/performance.md)."""
 
 
 def choose_logits_memory(draft: Draft, setup: est.Setup, budget: int) -> est.Setup:
@@ -44,7 +44,7 @@ def choose_logits_memory(draft: Draft, setup: est.Setup, budget: int) -> est.Set
     why += "and are made in one piece" if at_once >= whole else f"of which {bytes_of(at_once)} live at once"
     if value > LOGITS_MIB:
         why += f"; fewer than {est.CHUNK_TRAINED} labels at once are not worth a matrix product"
-    draft.choose("objective.logits_memory", value, why)
+    draft.choose("objective.logits_memory", value, why, plain=value == LOGITS_MIB)
     return chosen
 
 
@@ -64,7 +64,7 @@ def choose_in_backward(draft: Draft, setup: est.Setup, budget: int) -> est.Setup
         why = f"{what}, which {'fit' if budget else 'may fit'} without; a gradient that is not finite would stop the run"
     else:
         why = f"{what}, but needs {' '.join(faults)}" if faults else "there are no gradients to spare"
-    draft.choose("train.optimizer_in_backward", False, why)
+    draft.choose("train.optimizer_in_backward", False, why, plain=True)
     return setup
 
 
@@ -79,12 +79,12 @@ def choose_compile(draft: Draft, device: Entry | None, seconds: float = 0.0) -> 
     if not on_host(device):
         why = 'its gain has not been measured on such a device; `swift bench train --against="--compile blocks"` does'
     else:
-        why = f"steps were {COMPILE_GAIN:g} times as fast by it on a CPU, after about {duration(COMPILE_SECONDS)} of compiling"
+        why = f"on CPUs steps were 1 to {COMPILE_GAIN:g} times as fast, after about {duration(COMPILE_SECONDS)} of compiling"
         if seconds:
             gain = seconds * (1 - 1 / COMPILE_GAIN)
-            why += f"; of this run's {duration(seconds)} it would spare {duration(gain)}"
+            why += f"; of this run's {duration(seconds)} it would spare {duration(gain)} at most"
         why += "; --compile blocks tries"
-    draft.choose("train.compile", "off", why)
+    draft.choose("train.compile", "off", why, plain=True)
 
 
 def explain_attention(draft: Draft, device: Entry | None, setup: est.Setup | None = None) -> None:
@@ -98,7 +98,7 @@ def explain_attention(draft: Draft, device: Entry | None, setup: est.Setup | Non
     if setup is not None:
         scores = est.activations(replace(setup, quadratic_attention=True)) - est.activations(setup)
         why += f"; all but eager spare its scores, here {bytes_of(scores)}" if scores > 0 else ""
-    draft.choose("model.attention", "auto", why)
+    draft.choose("model.attention", "auto", why, plain=True)
 
 
 def judge_attention(draft: Draft, device: Entry | None) -> None:
@@ -126,7 +126,7 @@ def explain_computation(draft: Draft, setup: est.Setup) -> None:
     copies = est.activations(replace(setup, adapter=replace(setup.adapter, lean=False)))
     lean, path = est.activations(setup), f"{tuner.name}.computation"
     figures = f": {bytes_of(lean)} instead of {bytes_of(copies)}" if lean < copies else ""
-    draft.choices = [Choice(c.path, c.value, c.why + figures) if c.path == path else c for c in draft.choices]
+    draft.choices = [replace(c, why=c.why + figures) if c.path == path else c for c in draft.choices]
 
 
 def choose_rest(draft: Draft, device: Entry | None) -> None:
@@ -134,8 +134,8 @@ def choose_rest(draft: Draft, device: Entry | None) -> None:
     choose_blindly(draft, device)
     choose_compile(draft, device)
     if draft.get("objective", "logits_memory") == "auto":
-        draft.choose("objective.logits_memory", LOGITS_MIB, "the default; what the model needs is not known")
+        draft.choose("objective.logits_memory", LOGITS_MIB, "the default; what the model needs is not known", plain=True)
     if draft.get("train", "optimizer_in_backward") == "auto":
-        draft.choose("train.optimizer_in_backward", False, "what the run needs is not known")
+        draft.choose("train.optimizer_in_backward", False, "what the run needs is not known", plain=True)
     if not any(choice.path == "model.attention" for choice in draft.choices):
         explain_attention(draft, device)

@@ -6,10 +6,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from swift.api import Batch, Device
 from swift.data.batches import StepLoader
@@ -54,6 +58,36 @@ def kept_for_backward(module: nn.Module) -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield kept
+
+
+class Alive(TorchDispatchMode):
+    """Within it: bytes of the storages that operators have made and that live, however they are held.
+
+    Args:
+        parameters: Do not count.
+
+    Attributes:
+        most: That there were at one time.
+    """
+
+    def __init__(self, parameters: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.most = 0
+        self._own = {p.untyped_storage().data_ptr() for p in parameters}
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for storage in (t.untyped_storage() for t in tree_leaves(out) if isinstance(t, torch.Tensor)):
+            if storage.data_ptr() not in self._own:
+                reference = StorageWeakRef(storage)
+                self._made[reference.cdata] = (reference, storage.nbytes())
+        self.most = max(self.most, self.bytes())
+        return out
+
+    def bytes(self) -> int:
+        self._made = {key: (reference, size) for key, (reference, size) in self._made.items() if not reference.expired()}
+        return sum(size for _, size in self._made.values())
 
 
 class Peak:

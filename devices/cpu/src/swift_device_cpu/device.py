@@ -42,7 +42,10 @@ class CpuDevice(Device):
     def choose_kernels(self, dtypes: Collection[torch.dtype]) -> str:
         low = [dtype for dtype in dtypes if dtype in products.LOW]
         chosen = self.settings.products if self.settings else "auto"
-        if chosen == "native" or (chosen == "auto" and "bfloat16" in self.fast_dtypes()) or not low:
+        if chosen == "native" or (chosen == "auto" and "bfloat16" in self.fast_dtypes()):
+            products.remove()
+            return ""
+        if not low:
             return ""
         name = str(low[0]).removeprefix("torch.")
         if not products.available():
