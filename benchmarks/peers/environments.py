@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import venv
@@ -19,7 +20,7 @@ ENVIRONMENTS = Path.home() / ".cache" / "swift-benchmarks"
 
 TORCH = "torch==2.13.0"
 PINS: dict[str, list[str]] = {
-    "swift": [TORCH, "psutil==7.2.2"],
+    "swift": ["build", "editables", "flit_core", "hatchling", TORCH, "psutil==7.2.2"],
     "bare": [TORCH, "transformers==5.23.0", "peft==0.21.2", "psutil==7.2.2"],
     "trl": [
         TORCH, "transformers==5.23.0", "trl==1.16.0", "peft==0.21.2", "datasets==4.8.4", "accelerate==1.15.0", "psutil==7.2.2",
@@ -34,17 +35,18 @@ def python_of(name: str, root: Path = ENVIRONMENTS) -> Path:
     python = folder / "bin" / "python"
     stamp = folder / "pins.json"
     pins = PINS[name]
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == pins and python.is_file():
+    what = [*pins, str(ROOT)] if name == "swift" else pins
+    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == what and python.is_file():
         return python
     print(f"building the environment {name} in {folder} ...", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
     install = [str(python), "-m", "pip", "install", "--quiet"]
-    if name == "swift":
-        subprocess.run([*install, "-c", str(ROOT / "constraints.txt"), *pins, "--editable", str(ROOT)], check=True, cwd=ROOT)
-    else:
-        subprocess.run([*install, *pins], check=True)
-    stamp.write_text(json.dumps(pins), encoding="utf-8")
+    subprocess.run([*install, *pins], check=True)
+    if name == "swift":  # every package editable, so that what runs is the checkout
+        members = ["--no-build-isolation", "-c", "constraints.txt", "-r", "requirements/dev.txt"]
+        subprocess.run([*install, *members], check=True, cwd=ROOT, env=os.environ | {"SWIFT_BUILD": "release"})
+    stamp.write_text(json.dumps(what), encoding="utf-8")
     return python
 
 

@@ -72,12 +72,20 @@ def once(name: str, task: dict[str, Any], options: argparse.Namespace) -> dict[s
 
 def settings_of(options: argparse.Namespace, workload: Workload) -> dict[str, Any]:
     """What runs of a workload must have in common to be compared."""
-    git = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
     return {
         "threads": options.threads, "batch": options.batch, "steps": steps_of(options, workload), "warmup": options.warmup,
         "rows": options.count, "warm": options.warm, "machine": children.machine(),
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+        "commit": commit(),
     }  # fmt: skip
+
+
+def commit() -> str:
+    """Of this checkout; `-changed` after it where its packages differ from that."""
+    git = ["git", "-C", str(HERE.parents[1])]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    packages = ["core", "backends", "devices", "plugins", "tuners"]
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *packages], capture_output=True, check=False).returncode
+    return f"{head}-changed" if changed else head
 
 
 def steps_of(options: argparse.Namespace, workload: Workload) -> int:

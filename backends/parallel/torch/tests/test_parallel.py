@@ -20,16 +20,18 @@ sys.path.insert(0, str(HERE))
 import ranks  # noqa: E402
 
 
-def two(task, folder, expect=(0, 0)):
+def environments(world_size):
+    """Variables of a launcher, for each rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    return [os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
+
+
+def two(task, folder, expect=(0, 0)):
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "ranks.py"), task, str(folder)], env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        )
-        for rank in (0, 1)
+        subprocess.Popen([sys.executable, str(HERE / "ranks.py"), task, str(folder)], env=env) for env in environments(2)
     ]
     codes = tuple(process.wait(90) for process in processes)
     assert codes == expect
@@ -92,21 +94,48 @@ def test_nothing_to_train_is_not_wrapped(runs):
 
 def test_a_dead_rank_ends_the_other_in_time(tmp_path):
     start = time.monotonic()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "ranks.py"), "die", str(tmp_path)],
-            env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
+            [sys.executable, str(HERE / "ranks.py"), "die", str(tmp_path)], env=env, stderr=subprocess.PIPE, text=True
         )
-        for rank in (0, 1)
+        for env in environments(2)
     ]  # fmt: skip
     errors = [process.communicate(timeout=60)[1] for process in processes]
     assert processes[1].returncode == 9 and processes[0].returncode not in (0, None)
     assert "Error" in errors[0]
     assert time.monotonic() - start < 50
+
+
+FREED = """
+import gc, os, sys
+from pathlib import Path
+sys.path.insert(0, os.environ["HERE"])
+import ranks, torch
+torch.optim.AdamW([torch.zeros(1)])  # torch's compiler, where it is imported later, keeps the group alive by chance
+from swift_parallel_torch.ddp import DDP
+
+def threads():
+    return sorted(Path(f"/proc/self/task/{thread}/comm").read_text() for thread in os.listdir("/proc/self/task"))
+
+strategy = DDP(None, "ddp", ranks.CPU(None, "cpu"))
+strategy.start(timeout_s=30)
+module = strategy.wrap(torch.nn.Linear(4, 4))
+strategy.backward(module(torch.ones(2, 4)).sum())
+strategy.stop()
+before = threads()
+assert any("gloo" in name for name in before), before
+del module
+gc.collect()
+assert threads() == before, threads()
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_a_module_freed_after_its_group_does_not_wait_for_its_threads():
+    """It would hold the interpreter's lock meanwhile, which a thread that drops the last tensor asks for: both wait forever."""
+    [env] = environments(1)
+    subprocess.run([sys.executable, "-c", FREED], env=env | {"HERE": str(HERE)}, check=True, timeout=90)
 
 
 def test_ddp_without_a_launcher_says_so(monkeypatch):

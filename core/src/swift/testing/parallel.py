@@ -22,7 +22,6 @@ from swift.testing.ranks import ROWS, STEPS, Loss, rows
 # A script, not a module: importing swift.testing costs each rank as much again as torch.
 SCRIPT = [sys.executable, "-c", f"import runpy; runpy.run_path({ranks.__file__!r}, run_name='__main__')"]
 TIMEOUT_S = 180.0
-FORKED_TIMEOUT_S = 60.0
 
 
 def started(arguments: list[str], environments: list[dict[str, str]], logs: list[Path]) -> list[int]:
@@ -47,9 +46,7 @@ def forked(arguments: list[str], environments: list[dict[str, str]], logs: list[
     """The same, forked from one process that has imported torch."""
     stdin, stdout = server().stdin, server().stdout
     assert stdin is not None and stdout is not None
-    request = {
-        "arguments": arguments, "environments": environments, "logs": list(map(str, logs)), "timeout_s": FORKED_TIMEOUT_S,
-    }  # fmt: skip
+    request = {"arguments": arguments, "environments": environments, "logs": list(map(str, logs)), "timeout_s": TIMEOUT_S}
     stdin.write(json.dumps(request) + "\n")
     stdin.flush()
     answer = stdout.readline()
@@ -71,9 +68,7 @@ def run_ranks(spec: Any, world_size: int, folder: Path) -> dict[str, Any]:
     ]  # fmt: skip
     logs = [folder / f"rank-{rank}.log" for rank in range(world_size)]
     arguments = [spec.impl, spec.settings, spec.name, str(folder)]
-    codes = forked(arguments, environments, logs) if sys.platform == "linux" else []
-    if all(code == -9 for code in codes):  # a busy machine's forked ranks hang, rarely; those that are started do not
-        codes = started(arguments, environments, logs)
+    codes = (forked if sys.platform == "linux" else started)(arguments, environments, logs)
     failed = [log.read_text(encoding="utf-8", errors="replace")[-1500:] for log, code in zip(logs, codes, strict=True) if code]
     assert not failed, f"a rank failed: {failed[0]}"
     said = [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(world_size)]

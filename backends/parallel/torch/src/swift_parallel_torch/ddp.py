@@ -18,6 +18,10 @@ from swift.api import ConfigError
 from swift_parallel_torch import state
 from swift_parallel_torch.single import Single
 
+_LEFT: list[Any] = []
+"""Process groups that were left. They outlive every wrapped module: one that is freed as the last owner of its group waits for
+the group's threads while it holds the interpreter's lock, and those may wait for that (pytorch issue 56297)."""
+
 
 class DDP(Single):
     """torch's DistributedDataParallel, with gradients that are the sum (not the mean) of the ranks' shares."""
@@ -97,4 +101,5 @@ class DDP(Single):
 
     def stop(self) -> None:
         if dist.is_initialized():
+            _LEFT.append(dist.group.WORLD)
             dist.destroy_process_group()
