@@ -25,7 +25,7 @@ def main(task: dict) -> None:
     threading.Thread(target=watch, args=(run / "log.jsonl",), daemon=True).start()
     batching = {
         "same": ["--batching", "padded", "--batch_size", str(task["batch"])],
-        "joined": ["--batching", "padding_free", "--batch_size", str(task["batch"])],
+        "joined": ["--batching", "unpacked", "--batch_size", str(task["batch"])],
         "best": ["--batching", "packed", "--packing_length", "1024", "--batch_size", "1"],
     }
     code = swift(

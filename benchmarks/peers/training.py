@@ -5,7 +5,7 @@
 
 One model folder (Qwen3-shaped, random weights), one file of conversations, one order of rows, one precision, the same
 hyperparameters. `same`: padded batches of 4 rows in file order for everybody, so that losses must agree. `joined`: the same
-rows in each step and the same losses, but Swift computes no padding (--batching padding_free; the others can that only with
+rows in each step and the same losses, but Swift computes no padding (--batching unpacked; the others can that only with
 flash attention). `best`: each framework's fastest honest setting on a CPU (Swift: packs of 1,024 tokens; the bare loop: the
 same, documents told apart by position ids; TRL: packing, which mixes documents under SDPA; ms-swift refuses packing without
 flash attention and runs as before).

@@ -201,7 +201,7 @@ def test_an_ms_swift_yaml_runs_unchanged(read, tmp_path):
         (("--use_flash_attn",), "model.attention", "flash_attention_2"),
         (("--use_hf", "true"), "model.hub", "huggingface"),
         (("--use_hf", "false"), "model.hub", "auto"),
-        (("--packing", "false"), "data.batching", "padded"),
+        (("--packing", "false"), "data.batching", "unpacked"),
         (("--packing", "false", "--padding_free", "true"), "data.batching", "padding_free"),
         (("--padding_free", "true", "--packing", "false"), "data.batching", "padding_free"),
         (("--packing", "true", "--padding_free", "true"), "data.batching", "packed"),

@@ -254,6 +254,10 @@ def test_the_layout_is_chosen_and_explained() -> None:
     assert mixes.layout == "padded" and "would mix documents" in mixes.why
     slow = choose_units(rows, packing_length=20, keeps_documents_apart=True, joining_pays=False)
     assert slow.layout == "padded" and len(slow) == 400 and "like length" in slow.why
+    joined = choose_units(rows, "unpacked", packing_length=20, keeps_documents_apart=True, rows_per_step=4)
+    assert joined.layout == "padding_free" and len(joined) == 400 and joined.why == "padding-free rows"
+    for case in ({"keeps_documents_apart": False}, {"keeps_documents_apart": True, "joining_pays": False}):
+        assert choose_units(rows, "unpacked", packing_length=20, **case).layout == "padded"
     for asked in ("packed", "padding_free"):
         with pytest.raises(ConfigError, match="would mix the documents"):
             choose_units(rows, asked, packing_length=20, keeps_documents_apart=False)  # type: ignore[arg-type]

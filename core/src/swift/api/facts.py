@@ -39,7 +39,7 @@ FACTS: dict[str, Fact] = {
         Fact("model.dtype", "str", "dtype that the weights are trained in"),
         Fact("model.upcast_from", "str", "dtype of the checkpoint, where it is trained in a wider one and saved as it came"),
         Fact("model.attention", "str", "attention implementation that was asked for"),
-        Fact("data.batching", "str", "auto, packed, padding_free or padded"),
+        Fact("data.batching", "str", "auto, unpacked, packed, padding_free or padded"),
         Fact("data.streaming", "bool", "rows are read while training"),
         Fact("engine.streaming", "bool", "text is given out as it is made"),
         Fact("engine.multi_adapter", "bool", "serves several adapters at once"),

@@ -281,7 +281,7 @@ def adapters(value: Any) -> Any:
 def packing(value: Any) -> Any:
     if is_none(value):
         return NOTHING
-    return "packed" if as_bool(value) else Weak("padded")
+    return "packed" if as_bool(value) else Weak("unpacked")
 
 
 def plain_text_is(later: bool) -> Callable[[Any], Any]:

@@ -22,6 +22,7 @@ from swift.data.packing import Groups, best_fit_decreasing, deal, efficiency, un
 from swift.errors import ConfigError
 
 Layout = Literal["packed", "padding_free", "padded"]
+Batching = Literal["auto", "unpacked", "packed", "padding_free", "padded"]
 
 IGNORED = -100
 IDS, LABELS, WEIGHTS = 0, 1, 2
@@ -81,10 +82,8 @@ class Units:
         return len(self.members)
 
 
-def choose_layout(
-    batching: Literal["auto", "packed", "padding_free", "padded"], *, keeps_documents_apart: bool, joining_pays: bool = True
-) -> tuple[Layout, str]:
-    """(layout, why); what `auto` stands for, where there are rows enough to pack.
+def choose_layout(batching: Batching, *, keeps_documents_apart: bool, joining_pays: bool = True) -> tuple[Layout, str]:
+    """(layout, why); what `auto` stands for, where there are rows enough to pack, and what `unpacked` does.
 
     Args:
         keeps_documents_apart: `LoadedModel.keeps_documents_apart`.
@@ -97,22 +96,22 @@ def choose_layout(
     if batching == "padded":
         return "padded", "padded rows"
     if not keeps_documents_apart:
-        if batching != "auto":
+        if batching in ("packed", "padding_free"):
             raise ConfigError(
                 f"data.batching is {batching}, but this model's attention would mix the documents of a row",
                 fix="--batching padded, or another --attention",
             )
         return "padded", "padded: this model's attention would mix documents that share a row"
-    if batching != "auto":
+    if batching in ("packed", "padding_free"):
         return batching, f"{batching.replace('_', '-')} rows"
     if not joining_pays:
         return "padded", "padded, rows of like length together: on a CPU, masked attention makes rows joined to one slower"
-    return "packed", "packed rows"
+    return ("packed", "packed rows") if batching == "auto" else ("padding_free", "padding-free rows")
 
 
 def choose_units(
     dataset: TokenRows,
-    batching: Literal["auto", "packed", "padding_free", "padded"] = "auto",
+    batching: Batching = "auto",
     *,
     packing_length: int,
     keeps_documents_apart: bool,

@@ -166,7 +166,7 @@ ALIASES: tuple[Alias, ...] = (
     Alias("shuffle_merged_datasets", "data.shuffle", unless()),
     Alias("sequence_len", "data.max_length"),
     Alias("excess_length_strategy", "data.overlong", one_of({"truncate": "truncate_right", "raise": "error", "none": NOTHING})),
-    Alias("sample_packing", "data.batching", lambda v: NOTHING if is_none(v) else "packed" if as_bool(v) else "padded"),
+    Alias("sample_packing", "data.batching", lambda v: NOTHING if is_none(v) else "packed" if as_bool(v) else "unpacked"),
     Alias("batch_flattening", "data.batching", lambda v: NOTHING if is_none(v) or v == "auto" else when("padding_free")(v)),
     Alias("max_packed_sequence_len", "data.packing_length", unless()),
     Alias("val_set_size", "data.val_split", lambda v: NOTHING if is_none(v) else share(v)),
@@ -440,7 +440,7 @@ def defaults(verb: str, values: Mapping[str, Any]) -> Iterable[Default]:
     length = values.get("data.max_length", 512)
     yield from (
         Default("data.max_length", 512, "sequence_len"), Default("data.overlong", "drop", "excess_length_strategy"),
-        Default("data.batching", "padded", "sample_packing"),
+        Default("data.batching", "unpacked", "sample_packing"),
         Default("train.gradient_accumulation_steps", 1, "gradient_accumulation_steps"),
         Default("train.weight_decay", 0.0, "weight_decay"), Default("@optimizer.beta2", 0.999, "adam_beta2"),
         Default("@tuner.dropout", 0.0, "lora_dropout"), Default("checkpoint.save_total_limit", 4, "save_total_limit"),

@@ -86,7 +86,7 @@ def mixing(value: Any) -> Any:
 def packed(value: Any) -> Any:
     if is_none(value):
         return NOTHING
-    return Noted("packed", "packed documents never see each other here") if as_bool(value) else "padded"
+    return Noted("packed", "packed documents never see each other here") if as_bool(value) else "unpacked"
 
 
 def preference(value: Any) -> Any:
@@ -322,7 +322,7 @@ def defaults(verb: str, values: Mapping[str, Any]) -> Iterable[Default]:
         Default("train.learning_rate", 5e-5, "learning_rate"), Default("train.lr_scheduler", "linear", "lr_scheduler_type"),
         Default("train.weight_decay", 0.0, "weight_decay"), Default("@optimizer.beta2", 0.999, "adam_beta2"),
         Default("data.max_length", 2048, "cutoff_len"), Default("data.overlong", "truncate_right", "of cutting long rows"),
-        Default("data.batching", "packed" if verb == "pt" else "padded", "packing"),
+        Default("data.batching", "packed" if verb == "pt" else "unpacked", "packing"),
         Default("@tuner.alpha", 2.0 * float(rank), "lora_alpha, twice the rank"),
         Default("@tuner.dropout", 0.0, "lora_dropout"),
         Default("checkpoint.save_steps", 500, "save_steps"), Default("checkpoint.save_total_limit", 0, "save_total_limit"),

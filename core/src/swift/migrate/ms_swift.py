@@ -32,7 +32,7 @@ def defaults(verb: str, values: Mapping[str, Any], words: Iterable[str] = ()) ->
         points = values.get("evaluation.eval_steps", 50)
         yield from (
             Default("data.overlong", "drop", "truncation_strategy delete"),
-            Default("data.batching", "padded", "packing false"),
+            Default("data.batching", "unpacked", "packing false"),
             Default("evaluation.eval_steps", 50, "eval_steps of release 2"),
             Default("checkpoint.save_steps", points, "save_steps of release 2, which is eval_steps"),
             Default("checkpoint.save_total_limit", 2, "save_total_limit of release 2"),
@@ -44,7 +44,7 @@ def defaults(verb: str, values: Mapping[str, Any], words: Iterable[str] = ()) ->
         yield Default("train.warmup_ratio", 0.0, "warmup_ratio")
     yield from (
         Default("data.overlong", "drop", "truncation_strategy delete"),
-        Default("data.batching", "padded", "packing false"),
+        Default("data.batching", "unpacked", "packing false"),
         Default("checkpoint.save_steps", 500, "save_steps"),
         Default("checkpoint.save_total_limit", 0, "save_total_limit, which keeps all"),
     )

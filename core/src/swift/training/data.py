@@ -161,7 +161,8 @@ class Batches:
             "pad_token_id": pad_token_id,
         }  # fmt: skip
         self.rows: int = train["batch_size"] * train["gradient_accumulation_steps"]
-        self.evaluation_layout: Layout = "padding_free" if apart and self._joining_pays else "padded"
+        self.evaluation_layout: Layout
+        self.evaluation_layout, _ = choose_layout("unpacked", keeps_documents_apart=apart, joining_pays=self._joining_pays)
         self.packing_length = packing_length(section, torch_device, int(data.lengths.max()) if data is not None else 0)
         if data is not None:
             self._units = choose_units(

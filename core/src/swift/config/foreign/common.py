@@ -52,7 +52,7 @@ DEFAULTS = {
     "checkpoint.save_steps": 500,
     "logging.log_steps": 5,
     "logging.tracker": ["tensorboard"],
-    "data.batching": "padded",
+    "data.batching": "unpacked",
     "data.overlong": "drop",
 }
 """ms-swift's own defaults of `sft`, `pt` and `rlhf`, where Swift has others."""
