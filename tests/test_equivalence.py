@@ -20,7 +20,7 @@ COMMON: dict[str, Any] = {
 CUTS: dict[str, dict[str, Any]] = {
     "batch 1 x 8 accumulations": {"batch_size": 1, "gradient_accumulation_steps": 8, "batching": "padded"},
     "padding-free": {"batch_size": 8, "gradient_accumulation_steps": 1, "batching": "padding_free"},
-    "unpacked": {"batch_size": 4, "gradient_accumulation_steps": 2, "batching": "unpacked"},
+    "unpacked, joined as they fit": {"batch_size": 1, "gradient_accumulation_steps": 8, "batching": "unpacked"},
     "padding-free, accumulated": {"batch_size": 2, "gradient_accumulation_steps": 4, "batching": "padding_free"},
     "packed": {
         "batch_size": 1, "gradient_accumulation_steps": 1, "batching": "packed", "packing_length": 4096, "max_length": 512,

@@ -96,6 +96,22 @@ def test_a_step_depends_on_nothing_before_it() -> None:
     assert any(not np.array_equal(make(43).units_of(k), through.units_of(k)) for k in range(3))
 
 
+@pytest.mark.parametrize(("micro", "accumulation", "world", "passes"), [(1, 8, 1, 3), (2, 4, 1, 2), (1, 4, 2, 2), (8, 1, 1, 1)])
+def test_joined_rows_take_few_passes_of_no_more_tokens(micro: int, accumulation: int, world: int, passes: int) -> None:
+    """63 tokens: row by row in passes of 30 at most, by twos of 35; on two ranks 33 and 30 or so."""
+    rows = Rows([5, 5, 30, 5, 5, 5, 4, 4])
+    shares = [
+        StepLoader(
+            rows, singles(rows, "padding_free"), micro_batch=micro, accumulation=accumulation, world_size=world, rank=rank
+        ).step(0)
+        for rank in range(world)
+    ]  # fmt: skip
+    assert [len(share) for share in shares] == [passes] * world
+    most = sum(sorted(rows.lengths.tolist())[-micro:])
+    assert all(batch.labels.numel() <= most for share in shares for batch in share)
+    assert sum(batch.num_rows for share in shares for batch in share) == 8
+
+
 def test_a_rank_without_rows_gets_one_without_labels() -> None:
     rows = Rows([5, 4, 3])
     shares = [

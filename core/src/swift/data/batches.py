@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from swift.api.contracts import Batch
+from swift.api.contracts.training import Batch
 from swift.config.sections import MIN_PACKED_STEPS
 from swift.data.media_batches import add_media
 from swift.data.media_rows import RowMedia
-from swift.data.packing import Groups, best_fit_decreasing, deal, efficiency, unit_costs
+from swift.data.packing import Groups, best_fit_decreasing, deal, efficiency, joined, unit_costs
 from swift.errors import ConfigError
 
 Layout = Literal["packed", "padding_free", "padded"]
@@ -154,7 +154,8 @@ class StepLoader:
     same cost; one that has none left gets a copy without labels.
 
     Args:
-        micro_batch: Units in a micro-batch.
+        micro_batch: Units in a micro-batch. padding_free puts more short rows into one, up to the tokens that the longest
+            `micro_batch` rows of the set have together: the same step in fewer passes, and in no more memory.
         pad_token_id: Filler of the padded layout.
         length: Micro-batches of packs are filled up to so many tokens; 0: not.
     """
@@ -179,6 +180,7 @@ class StepLoader:
         self.seed, self.shuffle, self.pad_token_id, self.length = seed, shuffle, pad_token_id, length
         self.steps_per_epoch = math.ceil(len(units) / self.units_per_step)
         self._costs = unit_costs(units.members, dataset.lengths)
+        self._room = largest_sum(dataset.lengths, micro_batch) if units.layout == "padding_free" else 0
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def units_of(self, step: int) -> np.ndarray:
@@ -195,7 +197,8 @@ class StepLoader:
         return share(
             lambda unit: [row_of(self.dataset, int(row)) for row in self.units.members[int(chosen[unit])]],
             self._costs[chosen], self.units.layout, micro_batch=self.micro_batch, world_size=self.world_size, rank=self.rank,
-            pad_token_id=self.pad_token_id, length=self.length,
+            pad_token_id=self.pad_token_id, length=self.length, room=self._room,
+            tokens=self.dataset.lengths[chosen] if self._room else None,
         )  # fmt: skip
 
     def epoch(self, step: int) -> float:
@@ -248,6 +251,8 @@ def share(
     rank: int,
     pad_token_id: int,
     length: int = 0,
+    tokens: np.ndarray | None = None,
+    room: int = 0,
 ) -> list[Batch]:
     """One rank's micro-batches of a step's units. A rank that has fewer gets the cheapest unit without labels.
 
@@ -255,8 +260,11 @@ def share(
         rows_of: Rows of unit 0, 1, ... of this step; called for what this rank needs.
         costs: float [units].
         length: Of packs, as in `StepLoader`.
+        tokens, room: int [units] and the most of them in a micro-batch: then units share as few micro-batches as hold them.
     """
     shares = deal(costs, micro_batch=micro_batch, world_size=world_size, like_together=layout == "padded")
+    if tokens is not None:
+        shares = joined(shares, tokens, room)
     batches = [
         collate([row for unit in group for row in rows_of(int(unit))], layout, pad_token_id=pad_token_id)
         for group in shares[rank]
@@ -264,6 +272,12 @@ def share(
     while len(batches) < len(shares[0]):
         batches.append(collate(rows_of(int(np.argmin(costs))), layout, pad_token_id=pad_token_id, silent=True))
     return [filled(batch, length) for batch in batches] if length and layout == "packed" else batches
+
+
+def largest_sum(lengths: np.ndarray, count: int) -> int:
+    """Tokens of the `count` longest rows."""
+    longest = np.partition(lengths, -count)[-count:] if count < len(lengths) else lengths
+    return int(longest.sum(dtype=np.int64))
 
 
 def collate(rows: Sequence[TokenRow], layout: Layout, *, pad_token_id: int = 0, silent: bool = False) -> Batch:

@@ -140,6 +140,21 @@ def deal(costs: np.ndarray, *, micro_batch: int, world_size: int, like_together:
     return sorted(shares, key=len, reverse=True)
 
 
+def joined(shares: list[list[np.ndarray]], tokens: np.ndarray, room: int) -> list[list[np.ndarray]]:
+    """What `deal` gave, with fewer micro-batches where a rank's units need fewer of `room` tokens.
+
+    Args:
+        tokens: int [units].
+        room: At least the tokens of each micro-batch in `shares`.
+    """
+    fewer = []
+    for share in shares:
+        units = np.concatenate([*share, np.zeros(0, np.int64)]).astype(np.int64)
+        packs = best_fit_decreasing(tokens[units], room)
+        fewer.append([units[pack] for pack in packs] if len(packs) < len(share) else share)
+    return sorted(fewer, key=len, reverse=True)
+
+
 def _spread(costs: np.ndarray, order: Sequence[int] | np.ndarray, count: int, room: int) -> list[list[int]]:
     """Into `count` groups of at most `room`: the costliest first, each to the group that has least so far."""
     groups: list[list[int]] = [[] for _ in range(count)]
