@@ -76,7 +76,7 @@ def packs(length: int) -> tuple[str, ...]:
 
 
 LAYOUTS = {
-    # name -> (flags, tokens of a step; below 16 it is rows)
+    # name -> (flags, tokens of a step; to 16 it is rows)
     "rows one by one": ((*PADDED, "1"), 1),
     "4 rows padded": ((*PADDED, "4"), 4),
     "packs of 1,024, masked sdpa": ((*packs(1024), *SDPA), 1024),
@@ -84,6 +84,11 @@ LAYOUTS = {
     "packs of 1,024, torch_varlen": ((*packs(1024), *VARLEN), 1024),
     "packs of 2,048, torch_varlen": ((*packs(2048), *VARLEN), 2048),
     "4 rows joined, torch_varlen": (("--batching", "padding_free", "--batch_size", "4", *VARLEN), 4),
+    "16 rows a step, each alone": ((*PADDED, "1", "--gradient_accumulation_steps", "16"), 16),
+    "16 rows a step, unpacked, torch_varlen": (
+        ("--batching", "unpacked", "--batch_size", "1", "--gradient_accumulation_steps", "16", *VARLEN),
+        16,
+    ),
 }
 FEW = ("rows one by one", "packs of 1,024, masked sdpa", "packs of 1,024, torch_varlen")
 ATTENTION = {
@@ -146,7 +151,7 @@ class Bench:
 
         def steps(size: int) -> int:
             """That go through all rows once."""
-            return math.ceil(self.runs.count / size) if size < 16 else max(2, math.ceil(total / size))
+            return math.ceil(self.runs.count / size) if size <= 16 else max(2, math.ceil(total / size))
 
         found = {}
         for case, (model, tuner, names) in ATTENTION.items():

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import reference
 
-from swift.api import KINDS, contracts
+from swift.api import KINDS
 from swift.cli.main import VERBS
 from swift.scaffold import render
 from swift.testing import CONTRACT_CLASSES
+from swift.wording import listed
 
 DOCS = Path(__file__).parent
 REGION = re.compile(r"(<!-- generated: (\w+)(?: ([\w-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -54,7 +55,7 @@ def command_line() -> str:
 def kinds_table(_: str) -> str:
     """Each kind with its page and what the scaffold writes for it."""
     rows = [f"| [{kind}]({kind}.md) | {own.summary.replace('$$$ENV', '`$MY_ROOT`')} |" for kind, own in render.KINDS.items()]
-    without = contracts.describe(f"`{kind}`" for kind in KINDS if kind not in CONTRACT_CLASSES)
+    without = listed(f"`{kind}`" for kind in KINDS if kind not in CONTRACT_CLASSES)
     table = "\n".join(["| kind | what the written component does |", "|---|---|", *rows])
     return (
         f"{table}\n\nThe contract kit has tests of their own for all kinds but {without}, which have those of every component."

@@ -16,6 +16,7 @@ import swift.api
 from swift import errors, testing
 from swift.api import API_VERSION_TEXT, CONTRACTS, FACTS, KINDS, contracts, hookspecs, settings, specs
 from swift.testing.descriptor import DescriptorContract
+from swift.wording import listed
 
 HEAD = f"""# Reference of the plugin API
 
@@ -187,7 +188,7 @@ def contract_chapter() -> str:
             methods(cls),
         ]
     others = [kind for kind in KINDS if kind not in CONTRACTS]
-    text.append(f"### Without a contract class\n\n{contracts.describe(f'`{k}`' for k in others)}: see their pages.")
+    text.append(f"### Without a contract class\n\n{listed(f'`{k}`' for k in others)}: see their pages.")
     return "\n\n".join(text)
 
 
@@ -195,9 +196,9 @@ def values() -> str:
     text = ["## Values"]
     exported = [getattr(swift.api, name) for name in swift.api.__all__]
     for cls in exported:
-        if inspect.isclass(cls) and cls.__module__ == contracts.__name__ and dataclasses.is_dataclass(cls):
+        if inspect.isclass(cls) and cls.__module__.startswith(f"{contracts.__name__}.") and dataclasses.is_dataclass(cls):
             text += [f"### {cls.__name__}", described(cls), field_table(cls, list(dataclasses.fields(cls)))]
-    text += ["### Encoder", described(contracts.Encoder), methods(contracts.Encoder)]
+    text += ["### Encoder", described(swift.api.Encoder), methods(swift.api.Encoder)]
     return "\n\n".join(part for part in text if part)
 
 
@@ -241,9 +242,10 @@ def tests_of(kind: str) -> list[tuple[str, str]]:
     for (of, field), cls in testing.CLAIMS.items():
         if of == kind:
             more = [name for name in own_tests(cls) if name not in plain]
-            where = f"where the spec says `{field}=True`"
-            found += [(name, where) for name in more] or [("all of the above", f"{where}: once more, over two processes")]
-            if more and set(plain) <= set(own_tests(cls)):
+            flag = any(f.name == field and f.default is False for f in dataclasses.fields(KINDS[of]))
+            where = f"where the spec says `{field}=True`" if flag else f"where the spec names `{field}`"
+            found += [(name, where) for name in more]
+            if getattr(cls, "world_size", 1) > 1:
                 found.append(("all of the above", f"{where}: once more, over two processes"))
     return found
 

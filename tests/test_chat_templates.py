@@ -15,8 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from swift.data import conversations
-from swift.data.encode import NO_END, REWRITES, SPLIT, ChatEncoder
+from swift.data.encode import NO_END, ChatEncoder
 from swift.data.templates import fitting, has_template, template_text
+from swift.data.turns import REWRITES, SPLIT
 from swift.plugins.registry import discover
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +84,7 @@ def test_texts_ids_and_masks(family: str, case: str) -> None:
     assert example["input_ids"] == [i for t in texts for i in encoder.tokenizer(t, add_special_tokens=False)["input_ids"]]
     if not any(encoder.counters[note] for note in MENDED):
         oracle = encoder.tokenizer.apply_chat_template(
-            record["messages"], tools=record.get("tools"), **encoder.options, **record.get("chat_template_kwargs", {})
+            record["messages"], tools=record.get("tools"), **encoder.template.options, **record.get("chat_template_kwargs", {})
         )
         assert example["input_ids"][-sizes[-1] :] == oracle["input_ids"]
     assert not encoder.counters[NO_END]
@@ -192,7 +193,7 @@ def test_located_turns_are_those_that_trl_marks_by_hand() -> None:
                 plain = tokenizer((TRL / f"{name}.jinja").read_text(encoding="utf-8"), ["<|end|>"], "<s>", "</s>")
                 encoder = ChatEncoder(plain)
                 try:
-                    (rendered,) = encoder._render(CONVERSATIONS[case])
+                    (rendered,) = encoder.turns.documents(CONVERSATIONS[case], encoder.counters)
                 except conversations.Refused:
                     break  # it wants what these conversations do not have
                 if not encoder.counters[REWRITES]:

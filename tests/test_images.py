@@ -26,7 +26,6 @@ from swift.data.records import load_records
 from swift.data.rewrite import Rewrite
 from swift.data.tokens import TokenDataset, tokenize
 from swift.errors import ConfigError, DataError, ModelError
-from swift.plan.images import counter
 from swift.plan.plan import Plan
 from swift.testing.datasets import samples
 from swift.training.parts import with_rates
@@ -174,41 +173,6 @@ def test_ids_and_pixels_are_those_of_transformers_processor(folders: dict[str, P
                 assert torch.equal(batch.inputs[key], expected[key])
 
 
-SIZES = [(28, 28), (90, 60), (70, 200), (5, 900), (1000, 40), (33, 57), (2000, 3000), (1, 1), (1, 201)]
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("older", [False, True])
-def test_the_plan_counts_tokens_of_images_as_transformers_does(
-    folders: dict[str, Path], name: str, older: bool, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(folders[name], tmp_path / "model")
-    if older:  # as the files of hubs are written
-        whole = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
-        images = whole.pop("image_processor")
-        if FAMILIES[name]:
-            images |= {"min_pixels": images["size"]["shortest_edge"], "max_pixels": images["size"]["longest_edge"]}
-            del images["size"]
-        (folder / "processor_config.json").write_text(json.dumps(whole), encoding="utf-8")
-        (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
-    count, processor = counter(folder), own_processor(name, folder)
-    assert count is not None
-    for size in SIZES:
-        try:
-            [wanted] = processor._get_num_multimodal_tokens(image_sizes=[size])["num_image_tokens"]
-        except ValueError:
-            wanted = 0
-        assert count(*size) == wanted, size
-    if FAMILIES[name]:
-        square = 32 if name == "qwen3_vl" else 28
-        limited = counter(folder, min_pixels=4 * square**2, max_pixels=9 * square**2)
-        assert limited is not None and (limited(1, 1), limited(5000, 5000)) == (4, 9)
-
-
-def test_a_folder_that_says_nothing_of_images_is_not_guessed(tmp_path: Path) -> None:
-    assert counter(tmp_path) is None
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_plan_counts_the_tokens_that_rows_will_have(
     folders: dict[str, Path], rows: Path, name: str, swift: Callable[..., str]
@@ -292,7 +256,7 @@ def test_rows_that_do_not_fit_the_model_are_refused(folders: dict[str, Path], ro
     with pytest.raises(DataError, match="stands for media"):
         encoder.text("a <image> b")
     deaf = encoder_of(loaded)
-    deaf.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content[-1].text }}\n{% endfor %}"
+    deaf.template.given = "{% for m in messages %}{{ m.role }}: {{ m.content[-1].text }}\n{% endfor %}"
     with pytest.raises(DataError, match="2 media, but .* 0 placeholders"):
         deaf.chat(load_records([str(rows)])[0])
     with pytest.raises(DataError, match="pre-training is on text"):
@@ -303,7 +267,7 @@ def test_rows_that_do_not_fit_the_model_are_refused(folders: dict[str, Path], ro
 
 def test_a_template_of_plain_text_gets_placeholders_in_the_text(folders: dict[str, Path], rows: Path) -> None:
     encoder = encoder_of(load(folders["llava"]))
-    encoder.chat_template = "{% for m in messages %}{{ m.role + ': ' + m.content }}<|im_end|>{% endfor %}"
+    encoder.template.given = "{% for m in messages %}{{ m.role + ': ' + m.content }}<|im_end|>{% endfor %}"
     ids = encoder.chat(load_records([str(rows)])[0])["input_ids"]
     assert ids.count(SPECIAL.index("<image>")) == 8
 
@@ -322,7 +286,7 @@ def test_a_template_that_reads_parts_alone_and_puts_images_first(folders: dict[s
         in_parts(ROWS[0], rows.parent), chat_template=template, tokenize=True, return_dict=True
     )
     encoder = encoder_of(load(folders["llava"]))
-    encoder.chat_template = template
+    encoder.template.given = template
     example = encoder.chat(load_records([str(rows)])[0])
     assert [example["input_ids"]] == list(expected["input_ids"])
     said = [i for i, w in zip(example["input_ids"], example["loss_weight"], strict=True) if w]

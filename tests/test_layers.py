@@ -17,8 +17,8 @@ SOURCE = Path(swift.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate", "trl", "safetensors", "matplotlib", "huggingface_hub"}
 RIGHT = (
     "swift.training", "swift.worker", "swift.upstream", "swift.inference.open", "swift.inference.batch", "swift.inference.chat",
-    "swift.inference.export", "swift.testing", "swift.api.ops", "swift.data.encode", "swift.data.batches",
-    "swift.data.media_batches", "swift.data.streaming",
+    "swift.inference.export", "swift.testing", "swift.api.ops", "swift.data.encode", "swift.data.rendering",
+    "swift.data.turns", "swift.data.tokenizing", "swift.data.batches", "swift.data.media_batches", "swift.data.streaming",
 )  # fmt: skip
 """Right of the torch line. Everything else is left of it."""
 

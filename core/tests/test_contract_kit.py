@@ -43,7 +43,7 @@ from swift.api import (
 )  # fmt: skip
 from swift.api.facts import FACTS
 from swift.plugins import claims
-from swift.testing import CLAIMS, CONTRACT_CLASSES, catalog, descriptor, engines, kinds, objectives, parallel, services
+from swift.testing import CLAIMS, CONTRACT_CLASSES, catalog, descriptor, engines, images, kinds, objectives, parallel, services
 
 PLUGINS = Path(__file__).parent / "contract_plugins"
 PACKAGE = "acme_kit"
@@ -74,6 +74,12 @@ def tuner(cls: str, **fails: str) -> Case:
 
 def loader(cls: str, **fails: str) -> Case:
     return Case(ModelSpec(**implementation("loaders", cls)), fails)
+
+
+def counts(name: str, function: str, *, cls: str = "Sees", **fails: str) -> Case:
+    """A loader whose plugin counts what images become, by a function of counters.py."""
+    spec = ModelSpec(**{**implementation("loaders", cls), "name": name}, image_tokens=f"{PACKAGE}.counters:{function}")
+    return Case(spec, fails)
 
 
 def dataset(
@@ -208,6 +214,22 @@ CASES = {
         shipped("kit-layers", linear_modules=("c_attn",), test_what_ships_is_what_the_entry_says="names ['c_attn']"),
         Case(ModelSpec(**{**implementation("loaders", "Right"), "name": "kit-sees"}, modality=("text", "image")),
              {"test_the_claim_has_a_test": "model:kit-sees claims modality 'image', and this version's contract kit has no"}),
+        counts("kit-counts", "right"),
+        counts("kit-counts-one-size", "right", cls="SeesOneSize"),
+        counts("kit-counts-heavy", "heavy", test_image_tokens_need_no_torch="image_tokens imports ['torch'"),
+        counts("kit-counts-more", "one_more",
+               test_image_tokens_are_those_of_the_processor="says 2 for an image of 28 x 28 pixels"),
+        counts("kit-counts-unbounded", "unbounded",
+               test_image_tokens_are_those_of_the_processor="28 x 28 pixels with {'min_pixels': 20000, 'max"),
+        counts("kit-counts-thin", "counts_thin_ones",
+               test_image_tokens_are_those_of_the_processor="says 1 for an image of 1 x 201 pixels, the processor makes 0"),
+        counts("kit-counts-never", "never", test_image_tokens_are_those_of_the_processor="gives None for a folder",
+               test_image_tokens_need_no_torch="fails in a process of its own"),
+        counts("kit-counts-always", "always", test_no_image_tokens_are_guessed="None is asked for"),
+        counts("kit-counts-raises", "needs_files", test_no_image_tokens_are_guessed="image_tokens raises FileNotFoundError"),
+        counts("kit-counts-blind", "right", cls="Right", **dict.fromkeys(
+            ("test_image_tokens_need_no_torch", "test_image_tokens_are_those_of_the_processor"),
+            "load_processor returns None; name a function")),
         quantizer("kit-half"),
         quantizer("kit-half-trainable", trainable=True,
                   test_the_claim_has_a_test="kit-half-trainable claims trainable, and this version's contract kit has no test"),
@@ -646,7 +668,7 @@ SKIPS = {
 
 def test_a_test_is_skipped_only_where_nothing_is_claimed() -> None:
     reasons = set()
-    for module in (descriptor, kinds, objectives, engines, services, parallel, catalog):
+    for module in (descriptor, images, kinds, objectives, engines, services, parallel, catalog):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("pytest.skip", "pytest.importorskip", "pytest.xfail"):
                 reasons.add(ast.literal_eval(node.args[0]))

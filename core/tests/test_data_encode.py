@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from swift.data import conversations
-from swift.data.encode import LAST, NO_END, REASONING_LOST, REWRITES, TOOLS_LOST, ChatEncoder
+from swift.data.encode import NO_END, ChatEncoder
 from swift.data.offsets import TokenBytes
 from swift.data.records import load_records
+from swift.data.turns import LAST, REASONING_LOST, REWRITES, TOOLS_LOST
 from swift.errors import ConfigError, DataError, ModelError
 
 DATA = Path(__file__).parent / "data"
@@ -227,7 +229,7 @@ def test_a_system_message_that_the_template_drops_stands_where_the_prompt_has_it
     """Mistral v0.3's own template shows the system message only while the user's turn is the last."""
     encoder = ChatEncoder(tokenizer("mistral"))
     example = encoder.chat({"messages": [BRIEF, ASK, SAY, ASK2, SAY2]})
-    prompt = encoder.render([BRIEF, ASK, SAY, ASK2], prompt=True)
+    prompt = encoder.tokenizer.apply_chat_template([BRIEF, ASK, SAY, ASK2], tokenize=False, add_generation_prompt=True)
     assert encoder.tokenizer.decode(example["input_ids"]).startswith(prompt) and "Be brief." in prompt
     assert trained(encoder, example) == [" It is four.</s>"], "the first answer was given to a prompt with a system message"
     assert encoder.counters == {conversations.SYSTEM_DROPPED: 1, REWRITES: 1}
@@ -353,9 +355,10 @@ def test_weights_by_bytes_are_those_by_offsets(style: str) -> None:
     for template in ("qwen2.5", "llama3"):
         encoder = ChatEncoder(tokenizer(template, style))
         taken = [r for r in records if template != "llama3" or not any("tool_calls" in m for m in r["messages"])]
-        documents = [document for record in taken for document in encoder._render(record)]
-        assert encoder._encode_fast(documents) == encoder._encode_by_offsets(documents)
-        assert encoder._spelled[True] == len(documents), "the tokens spell the text, so that no offsets were needed"
+        documents = [document for record in taken for document in encoder.turns.documents(record, Counter())]
+        spans = encoder.span_tokenizer
+        assert spans.encode(documents) == spans._by_offsets(documents)
+        assert spans.spelled[True] == len(documents), "the tokens spell the text, so that no offsets were needed"
 
 
 def test_a_span_inside_a_token_and_tokens_that_do_not_spell_the_text_are_left_to_the_offsets() -> None:
@@ -371,7 +374,7 @@ def test_a_span_inside_a_token_and_tokens_that_do_not_spell_the_text_are_left_to
         assert trained(encoder, encoder.chat({"messages": [ASK, {"role": "assistant", "content": "SURE"}]})) == [
             "sure<|im_end|>"
         ]
-    assert encoder._spelled[False] < 30, "after some rows the offsets are asked for at once"
+    assert encoder.span_tokenizer.spelled[False] < 30, "after some rows the offsets are asked for at once"
 
 
 def test_the_digest_follows_what_the_ids_depend_on() -> None:

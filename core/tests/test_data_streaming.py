@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from swift.api import Example
-from swift.api.contracts import Record
+from swift.api.contracts.data import Record
 from swift.data.batches import IGNORED
 from swift.data.rejects import TooManyRejects
 from swift.data.sources import resolve

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from swift.data import words
 from swift.data.encode import ChatEncoder
 from swift.data.offsets import TokenBytes
+from swift.data.tokenizing import SpanTokenizer
 from swift.data.words import WordIds
 
 DATA = Path(__file__).parent / "data"
@@ -159,5 +160,5 @@ def test_an_encoder_uses_it_only_where_nothing_else_changes_the_ids() -> None:
         assert ChatEncoder(plain).text(text)["input_ids"] == plain(text)["input_ids"] + [0] * (
             plain(text)["input_ids"][-1] != 0
         )
-        ((ids, anchors),) = ChatEncoder(plain)._ids([text], special=True)
+        ((ids, anchors),) = SpanTokenizer(plain).ids([text], special=True)
         assert bool(anchors) == (change == "none") and ids == plain(text)["input_ids"]

@@ -61,6 +61,7 @@ def test_a_sound_plugin_is_found_with_its_origin(site):
         (TUNER.replace('"{package}.impl:Impl"', '"{package}.impl"'), "is not a dotted path"),
         (TUNER.replace('"{name}"', '"Ga Lore"'), "has the name 'Ga Lore'; allowed are lower-case"),
         (TUNER.replace('summary="a test"', 'facts={"acme.x": object()}'), "not JSON serializable"),
+        (TUNER.replace('summary="a test"', "summary=object()"), "summary must be plain data, not object"),
         (TUNER.replace('summary="a test"', "rank=8"), "unexpected keyword argument 'rank'"),
         (TUNER.replace("swift_tuners()", "swift_tuner()"), "no hook swift_tuner; did you mean swift_tuners?"),
         (TUNER.replace("swift_tuners()", "swift_tuners(config)"), "takes no arguments; this one asks for config"),
@@ -285,52 +286,6 @@ def test_strict_mode_makes_any_unusable_plugin_an_error_with_exit_code_3(site, m
         found_in(site)
     assert caught.value.exit_code == 3
     assert only(found_in(site, strict=False)).status == "broken"
-
-
-# ----------------------------------------------------------------------------------------------------------------- crashes
-
-
-DISCOVER = """
-from swift.plugins.registry import discover
-print([(p.id, p.status) for p in discover().plugins if p.id in ("bad", "good", "worse")])
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="doors are read in a forked copy on Linux")
-@pytest.mark.parametrize("end", ["os.abort()", "os._exit(0)", "os._exit(3)", "os.kill(os.getpid(), 9)"])
-def test_a_door_that_ends_its_process_does_not_end_the_first_start(site, tmp_path, end):
-    package = make_dist(site, f"import os; {end}", dist="acme-swift-bad", plugin="bad")
-    make_dist(site, "import os; os._exit(1)", dist="acme-swift-worse", plugin="worse")
-    make_dist(site, dist="acme-swift-good", plugin="good", name="good")
-    first = python(DISCOVER, site=site)
-    assert first.stdout.strip() == "[('bad', 'crashed'), ('good', 'ok'), ('worse', 'crashed')]", first.stderr
-    for plugin, dist in (("bad", "acme-swift-bad"), ("worse", "acme-swift-worse")):
-        assert f"plugin {plugin!r} ({dist} 0.3.1) ended the process that imported" in first.stderr
-    second = python(DISCOVER, site=site)
-    assert second.stdout == first.stdout and not second.stderr
-    (site / package / "swift_plugin.py").write_text(
-        TUNER.replace("{name}", "bad").replace("{package}", package), encoding="utf-8"
-    )
-    assert python(DISCOVER, site=site).stdout.strip() == "[('bad', 'ok'), ('good', 'ok'), ('worse', 'crashed')]"
-    again = "import sys; from swift.cli.main import main; sys.exit(main(['plugin', 'retry', 'worse']))"
-    assert "tried again" in python(again, site=site).stdout
-    assert "ended the process" in python(DISCOVER, site=site).stderr, "forgotten, so it was tried again"
-
-
-def test_where_no_copy_can_be_made_it_is_skipped_next_time(site, tmp_path):
-    """A process of several threads is not copied."""
-    waiting = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-    package = make_dist(site, "import os; os.abort()", dist="acme-swift-bad", plugin="bad")
-    make_dist(site, dist="acme-swift-good", plugin="good", name="good")
-    assert python(waiting + DISCOVER, site=site).returncode == -6
-    for _ in range(2):
-        second = python(DISCOVER, site=site)
-        assert second.stdout.strip() == "[('bad', 'crashed'), ('good', 'ok')]", second.stderr
-    (site / package / "swift_plugin.py").write_text(
-        TUNER.replace("{name}", "bad").replace("{package}", package), encoding="utf-8"
-    )
-    assert python(DISCOVER, site=site).stdout.strip() == "[('bad', 'ok'), ('good', 'ok')]"
-    assert not list((tmp_path / "home" / "index").glob("loading.*"))
 
 
 # ----------------------------------------------------------------------------------------------------- finding and missing

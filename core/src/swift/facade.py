@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swift.api.contracts import AdapterLibrary
+from swift.api.contracts.tuners import AdapterLibrary
 from swift.config.loader import Resolved, load
 from swift.config.sections import ModelSection
 from swift.data.register import HFDataset, write_rows

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from acme_kit.counters import tiles
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from swift.api import LoadedModel, LoadRequest, ModelError, ModelLoader
+from swift.api import DataError, LoadedModel, LoadRequest, MediaProcessor, Medium, ModelError, ModelLoader
 
 
 class Right(ModelLoader):
@@ -79,3 +80,41 @@ class OtherTokenizer(Right):
         tokenizer = super().load_tokenizer(folder)
         tokenizer.add_tokens(["abc"])
         return tokenizer
+
+
+class Tiles(MediaProcessor):
+    """An image is as many tokens as it has tiles, within bounds of pixels."""
+
+    placeholders = {"images": "<|image_pad|>"}
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, **bounds: int | None) -> None:
+        self.placeholder_ids, self.bounds = frozenset(tokenizer.convert_tokens_to_ids(["<|image_pad|>"])), bounds
+
+    def text(self, kind: str, size: tuple[int, int]) -> str:
+        count = tiles(*size, **self.bounds)
+        if not count:
+            raise DataError("the image is too long")
+        return "<|image_pad|>" * count
+
+    def medium(self, kind: str, item: object) -> Medium:
+        raise NotImplementedError
+
+    def digest(self) -> str:
+        return repr(self.bounds)
+
+    def save_pretrained(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+class Sees(Right):
+    def load_processor(self, folder, tokenizer, *, trust_remote_code=False, files=None, min_pixels=None, max_pixels=None):
+        return Tiles(tokenizer, min_pixels=min_pixels, max_pixels=max_pixels)
+
+
+class SeesOneSize(Right):
+    """Has no bounds of pixels, as LLaVA."""
+
+    def load_processor(self, folder, tokenizer, *, trust_remote_code=False, files=None, min_pixels=None, max_pixels=None):
+        if min_pixels or max_pixels:
+            raise ModelError("all images are scaled to one size")
+        return Tiles(tokenizer)

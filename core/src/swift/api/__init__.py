@@ -28,30 +28,37 @@ from swift.errors import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from swift.api.contracts import (
-        CONTRACTS, AdapterLibrary, Batch, DatasetReader, Device, DeviceInfo, Encoder, Engine, EngineContext, Example,
-        ExportContext, Exporter, ExportReport, Generation, GenerationRequest, GenerationResult, Hub, Launcher, LoadedModel,
-        LoadRequest, LossSum, MediaProcessor, Medium, Memory, ModelLoader, Objective, OptimizerFactory, Record, Strategy,
-        Tracker, Tuner,
-    )  # fmt: skip
+    from swift.api.contracts.data import DatasetReader, Encoder, Example, Record
+    from swift.api.contracts.devices import Device, DeviceInfo, Launcher, Memory, Strategy
+    from swift.api.contracts.exchange import ExportContext, Exporter, ExportReport, Hub, Tracker
+    from swift.api.contracts.inference import Engine, EngineContext, Generation, GenerationRequest, GenerationResult
+    from swift.api.contracts.models import LoadedModel, LoadRequest, MediaProcessor, Medium, ModelLoader
+    from swift.api.contracts.table import CONTRACTS
+    from swift.api.contracts.training import Batch, LossSum, Objective, OptimizerFactory
+    from swift.api.contracts.tuners import AdapterLibrary, Tuner
     from swift.api.facts import FACTS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # A descriptor needs none of these, and defining them costs as much as the rest of this package: first use imports them.
-_CONTRACTS = (
-    "CONTRACTS", "AdapterLibrary", "Batch", "DatasetReader", "Device", "DeviceInfo", "Encoder", "Engine", "EngineContext",
-    "Example", "ExportContext", "Exporter", "ExportReport", "Generation", "GenerationRequest", "GenerationResult", "Hub",
-    "Launcher", "LoadedModel", "LoadRequest", "LossSum", "MediaProcessor", "Medium", "Memory", "ModelLoader", "Objective",
-    "OptimizerFactory", "Record", "Strategy", "Tracker", "Tuner",
-)  # fmt: skip
-_LATE = {**dict.fromkeys(_CONTRACTS, "swift.api.contracts"), "FACTS": "swift.api.facts"}
+_LATE = {
+    "contracts.data": ("DatasetReader", "Encoder", "Example", "Record"),
+    "contracts.devices": ("Device", "DeviceInfo", "Launcher", "Memory", "Strategy"),
+    "contracts.exchange": ("ExportContext", "Exporter", "ExportReport", "Hub", "Tracker"),
+    "contracts.inference": ("Engine", "EngineContext", "Generation", "GenerationRequest", "GenerationResult"),
+    "contracts.models": ("LoadedModel", "LoadRequest", "MediaProcessor", "Medium", "ModelLoader"),
+    "contracts.table": ("CONTRACTS",),
+    "contracts.training": ("Batch", "LossSum", "Objective", "OptimizerFactory"),
+    "contracts.tuners": ("AdapterLibrary", "Tuner"),
+    "facts": ("FACTS",),
+}
+_HOMES = {name: f"swift.api.{module}" for module, names in _LATE.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
+    if name not in _HOMES:
         raise AttributeError(f"module 'swift.api' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_LATE[name]), name)
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
     return value
 
 

@@ -257,6 +257,10 @@ class ModelSpec(Spec):
     """Dotted path `"package:relative/folder"` of weights that ship inside the plugin."""
     linear_modules: tuple[str, ...] = ()
     """Names of the linear layers of one block, for adapters."""
+    image_tokens: str = ""
+    """Of a loader: dotted path of `counter(folder, *, min_pixels, max_pixels)`, which plans call, without torch. It gives a
+    function from (height, width) of an image to the tokens that stand for it (0: the run rejects the row), or None where the
+    folder's files do not say."""
 
 
 @specification

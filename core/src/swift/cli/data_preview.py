@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from swift.api.contracts import Example, Record
+from swift.api.contracts.data import Example, Record
 from swift.cli.data_settings import Encoding, Settings, encode_plainly, open_encoding, read_settings
 from swift.cli.flags import Flag
 from swift.data.formats import Converter

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swift.api.contracts import Encoder, Example, Record
+from swift.api.contracts.data import Encoder, Example, Record
 from swift.cli.flags import Flag
 from swift.config.argv import BOOLEANS, parse
 from swift.config.loader import Resolved, load, takes

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from swift.api.contracts import Encoder, Example, Record
+from swift.api.contracts.data import Encoder, Example, Record
 from swift.api.specs import TaskSpec
 from swift.data.formats import Converter
 from swift.data.media import resolve_media

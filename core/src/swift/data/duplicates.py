@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from swift.api.contracts import Record
+from swift.api.contracts.data import Record
 from swift.data.formats.columns import MEDIA
 from swift.errors import DataError
 

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from swift.api.contracts import Record
+from swift.api.contracts.data import Record
 from swift.data.sources.opening import redacted
 from swift.errors import DataError
 from swift.plugins import index

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from swift.api.contracts import Medium
+from swift.api.contracts.models import Medium
 from swift.data.media_rows import RowMedia
 
 

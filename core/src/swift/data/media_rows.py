@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from swift.api.contracts import MediaProcessor, Medium, Record
+from swift.api.contracts.data import Record
+from swift.api.contracts.models import MediaProcessor, Medium
 from swift.data.formats.columns import MEDIA
 from swift.data.media import image_size, open_image
+from swift.data.offsets import Span
 from swift.errors import DataError
 
 _MARK = "\u2063{}\u2063"
@@ -85,9 +87,6 @@ def as_strings(messages: Sequence[Mapping[str, Any]], processor: MediaProcessor)
         if isinstance(m.get("content"), str) else dict(m)
         for m in messages
     ]  # fmt: skip
-
-
-Span = tuple[int, int, float]
 
 
 def expanded(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from swift.api.contracts import Record
+from swift.api.contracts.data import Record
 from swift.data.formats import ROLES, nearest_column, spellings
 from swift.errors import DataError
 

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from swift.api.contracts import Example, Record
+from swift.api.contracts.data import Example, Record
 from swift.data.media import open_image
 from swift.errors import DataError
 from swift.plan.render import bytes_of

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from swift.api.contracts import Record
+from swift.api.contracts.data import Record
 from swift.data import duplicates, formats, mixing, sources
 from swift.data.cache import remove
 from swift.data.formats import Converter, Guess, Schema

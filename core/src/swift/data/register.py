@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swift.api.contracts import DatasetReader
+from swift.api.contracts.data import DatasetReader
 from swift.api.specs import DatasetSpec
 from swift.config.spelling import did_you_mean
 from swift.data.sources import Reject, resolve

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from swift.api.contracts import Encoder, Example, Record
+from swift.api.contracts.data import Encoder, Example, Record
 from swift.data.rejects import discard
 from swift.errors import DataError
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from swift.api.contracts import Record
+from swift.api.contracts.data import Record
 from swift.data.packing import best_fit_decreasing, efficiency
 
 PERCENTILES = (50, 75, 90, 95, 99)

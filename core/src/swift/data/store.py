@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from swift.api.contracts import Record
+from swift.api.contracts.data import Record
 from swift.data.rejects import Rejects, StoredRejects, discard
 from swift.data.sources import CutOff, Reject
 from swift.errors import DataError

@@ -23,7 +23,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from swift.api.contracts import MediaProcessor, Record
+from swift.api.contracts.data import Record
+from swift.api.contracts.models import MediaProcessor
 from swift.data import shards, token_folder
 from swift.data.cache import remove_leftovers
 from swift.data.media_rows import RowMedia

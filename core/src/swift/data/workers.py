@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swift.api.contracts import Record
+from swift.api.contracts.data import Record
 from swift.data.shards import Encode, shard_info, write_shard
 
 HELPERS_PAY_AFTER_S = 12.0

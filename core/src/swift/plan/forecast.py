@@ -130,15 +130,7 @@ def forecast(
         return {"model": model, "memory": {"per_rank": {"weights": shapes.parameters * item, "overhead": est.OVERHEAD},
                                            "kv_cache_per_token": per_token, "budget": info.memory}}  # fmt: skip
 
-    tokenizer = source.folder / "tokenizer.json" if source is not None and source.folder else None
-    objective = draft.entries.get("objective")
-    pairs = objective is not None and "rejected" in objective.spec.columns
-    sees = "vision_config" in facts.config
-    images = _image_tokens(draft, source) if data and sees else None
-    size = measure(data, tokenizer, draft.get("data", "max_length"), pairs=pairs, images=images) if data else None
-    if size is not None and sees and (images is None or images.unread):
-        some = f" in {images.unread} place(s) of the sample, where they are missing or URLs" if images is not None else ""
-        size = replace(size, unknown=(*size.unknown, f"the tokens of images{some}"))
+    size = _size(draft, source, facts, data) if data else None
     host, able = on_host(device), trained_dtypes(device)
     setup, packs = setup_of(
         draft.config, draft.components, draft.entries, shapes, host=host, dtypes=able, size=size,
@@ -194,17 +186,38 @@ def forecast(
     }
 
 
-def _image_tokens(draft: Draft, source: ModelSource | None) -> Any:
-    """`ImageTokens` of the model's processor; None where its files are not here, or say nothing."""
-    folder, template = source.folder if source is not None else None, draft.config["template"]
-    count = None
-    if folder is not None:
-        # Behind a dotted path: plans of text models import none of it.
-        pixels = {key: template[key] for key in ("min_pixels", "max_pixels")}
-        count = load_object("swift.plan.images:counter")(folder, **pixels)
+def _size(
+    draft: Draft, source: ModelSource | None, facts: ModelFacts, data: list[tuple[tuple[Path, ...], int | None]]
+) -> DataSize:
+    """Of the data, with the tokens of its images where the loader's plugin counts them."""
+    tokenizer = source.folder / "tokenizer.json" if source is not None and source.folder else None
+    objective = draft.entries.get("objective")
+    pairs = objective is not None and "rejected" in objective.spec.columns
+    sees = "vision_config" in facts.config
+    images = _image_tokens(draft, source, sees=sees)
+    size = measure(data, tokenizer, draft.get("data", "max_length"), pairs=pairs, images=images)
+    if images.unread if images is not None else sees:
+        some = f" in {images.unread} place(s) of the sample, where they are missing or URLs" if images is not None else ""
+        size = replace(size, unknown=(*size.unknown, f"the tokens of images{some}"))
+    return size
+
+
+def _image_tokens(draft: Draft, source: ModelSource | None, *, sees: bool) -> Any:
+    """`ImageTokens` by the count of the model's loader; None where there is none.
+
+    Args:
+        sees: config.json has a part for images. Generic loaders, which also load text models, are not asked without one.
+    """
+    loader, template, section = draft.entries.get("model"), draft.config["template"], draft.config["data"]
+    if source is None or source.folder is None or loader is None or not loader.spec.image_tokens:
+        return None
+    if loader.spec.generic and not sees:
+        return None
+    pixels = {key: template[key] for key in ("min_pixels", "max_pixels")}
+    # Behind a dotted path: plans of text models import none of it.
+    count = load_object("swift.plan.images:counter")(loader, source.folder, **pixels)
     if count is None:
         return None
-    section = draft.config["data"]
     made = load_object("swift.plan.images:ImageTokens")
     return made(count, columns=section["columns"], media_folder=section["media_folder"])
 

@@ -1,77 +1,68 @@
-"""Tokens that images of rows become, from the files of the model's processor and the headers of the images. Left of the torch
-line."""
+"""Tokens that images of rows become: the sizes from the headers of the images, the count from the plugin of the model's loader.
+Left of the torch line."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from swift.data.formats import Converter
 from swift.data.media import decode_uri, image_size, is_local, local_path
 from swift.data.sources import Row
-from swift.errors import DataError, SwiftError
+from swift.errors import DataError, PluginBroken, SwiftError
+from swift.plugins.info import Entry
+from swift.plugins.loading import load_object
 
 Count = Callable[[int, int], int]
 """(height, width) of an image in pixels -> tokens."""
-LONGEST = 200
-"""Such models refuse images that are more than so many times as long as wide."""
 
 
-def scaled(height: int, width: int, *, square: int, least: int, most: int) -> int:
-    """One token for each square of the image, once it is scaled to between `least` and `most` pixels and whole squares.
-
-    Wang et al. 2024, "Qwen2-VL", section 2.1; as `smart_resize` of transformers' Qwen2VLImageProcessor.
-
-    Args:
-        square: Pixels of its side.
-    """
-    if max(height, width) > LONGEST * min(height, width):
-        return 0  # the run rejects the row
-    rows, columns = round(height / square), round(width / square)
-    if rows * columns * square**2 > most:
-        shrink = math.sqrt(height * width / most)
-        rows, columns = (max(1, math.floor(side / shrink / square)) for side in (height, width))
-    elif rows * columns * square**2 < least:
-        grow = math.sqrt(least / (height * width))
-        rows, columns = (math.ceil(side * grow / square) for side in (height, width))
-    return rows * columns
-
-
-def counter(folder: Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> Count | None:
-    """How a model folder's processor turns images into tokens; None where its files do not say so.
+def counter(loader: Entry, folder: Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> Count | None:
+    """How the models of a loader turn images into tokens; None where its spec names no count, or the folder's files none.
 
     Args:
         min_pixels, max_pixels: Instead of the processor's own.
+
+    Raises:
+        PluginBroken: What the spec names cannot be imported, fails, or gives something else; so may the count.
     """
-    whole = _read(folder / "processor_config.json")
-    images = {**_read(folder / "preprocessor_config.json"), **whole.get("image_processor", {})}
-    vision = _read(folder / "config.json").get("vision_config") or {}
-    try:
-        if "merge_size" in images:
-            size = images.get("size") or {}
-            least = min_pixels or images.get("min_pixels") or size["shortest_edge"]
-            most = max_pixels or images.get("max_pixels") or size["longest_edge"]
-            square = images["patch_size"] * images["merge_size"]
-            return lambda height, width: scaled(height, width, square=square, least=least, most=most)
-        cut = images["crop_size"]
-        height, width = (cut["height"], cut["width"]) if isinstance(cut, dict) else (cut, cut)
-        patch = whole.get("patch_size") or vision["patch_size"]
-        tokens = (height // patch) * (width // patch) + whole.get("num_additional_image_tokens", 1)
-        tokens -= whole.get("vision_feature_select_strategy", "default") == "default"
-        return lambda height, width: tokens
-    except (KeyError, TypeError):
+    dotted = loader.spec.image_tokens
+    if not dotted:
         return None
+    with _blamed(loader):
+        count = load_object(dotted)(folder, min_pixels=min_pixels, max_pixels=max_pixels)
+        if count is None:
+            return None
+        if not callable(count):
+            raise TypeError(f"it gives {count!r}; a function (height, width) -> tokens, or None, is asked for")
+
+    @wraps(count)
+    def checked(height: int, width: int) -> int:
+        with _blamed(loader):
+            tokens = count(height, width)
+            if not isinstance(tokens, int) or tokens < 0:
+                raise ValueError(
+                    f"an image of {height} x {width} pixels becomes {tokens!r} tokens; a number from 0 is asked for"
+                )
+            return tokens
+
+    return checked
 
 
-def _read(file: Path) -> dict[str, Any]:
+@contextmanager
+def _blamed(loader: Entry) -> Iterator[None]:
+    """Whatever fails in the plugin's code, as a `PluginBroken` that names it."""
+    where, fix = f"{loader.id} ({loader.origin})", f"pip install -U {loader.dist}" if loader.dist else ""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        yield
+    except PluginBroken as error:
+        raise PluginBroken(f"{where}: image_tokens: {error.message}", fix=error.fix or fix) from error
+    except Exception as error:  # a third party's code
+        told = f"{type(error).__name__}: {error}"
+        raise PluginBroken(f"{where}: image_tokens={loader.spec.image_tokens!r} fails: {told}", fix=fix) from error
 
 
 class ImageTokens:

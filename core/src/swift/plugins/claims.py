@@ -39,6 +39,11 @@ PROVED: dict[Field, tuple[str, ...]] = {
     ("model", "context_length"): _ENTRY,
     ("model", "folder"): _ENTRY,
     ("model", "linear_modules"): ("test_what_ships_is_what_the_entry_says",),
+    ("model", "image_tokens"): (
+        "test_image_tokens_are_those_of_the_processor",
+        "test_image_tokens_need_no_torch",
+        "test_no_image_tokens_are_guessed",
+    ),
     ("dataset", "files"): _READ,
     ("dataset", "columns"): (*_SAMPLE, "test_every_field_is_read"),
     ("dataset", "rewrite"): _SAMPLE,

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import fnmatch
 import importlib
-import importlib.machinery
 import inspect
 import io
 import json
@@ -18,22 +17,23 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, Optional
 
 from swift.api.specs import KINDS, Fact, ModelSpec, Spec, fields_of, plural
 from swift.api.version import API_VERSION, API_VERSION_TEXT
 from swift.plugins import index, markers
 from swift.plugins.info import PluginInfo
 from swift.plugins.preferences import Preferences
-from swift.plugins.scan import Candidate, normalize, scan
+from swift.plugins.scan import Candidate, file_of, normalize, scan
 
 HOOKS = {f"swift_{plural(kind)}": kind for kind in KINDS}
 """Collection hook -> kind of the specs it returns."""
 HEAVY = ("torch", "transformers", "datasets", "peft", "trl", "numpy", "pyarrow", "pydantic", "pluggy")
 NEEDS_IMPL = frozenset(KINDS) - {"model", "dataset", "task", "template", "rule"}
-_LOWER = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_PLAIN = (str, bool, int, float)
+_LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 class Collected:
@@ -52,6 +52,8 @@ class Collected:
         """Files that the fault of its import passed through."""
 
 
+Announce = Callable[[Optional["dict[str, str]"]], None]
+"""Told id, dist, version and module of a plugin before its descriptor is imported, and None afterwards."""
 Found = list[tuple[str, dict[str, Any]]]
 """Specs as (kind, fields that differ from their defaults)."""
 Placed = tuple[int, str, dict[str, Any]]
@@ -59,16 +61,16 @@ Placed = tuple[int, str, dict[str, Any]]
 
 
 def collect(
-    paths: list[str], preferences: Preferences
+    paths: list[str], preferences: Preferences, at: Announce
 ) -> tuple[list[PluginInfo], list[tuple[int, str, dict[str, Any]]], list[str]]:
-    """All plugins, their specs, and the files that the answer depends on."""
+    """All plugins, their specs, and the files that the answer depends on. `at` is told where it is: see `build`."""
     infos: list[PluginInfo] = []
     specs: list[Placed] = []
     files: list[str] = []
     crashed = list(markers.left_behind())
     modules: dict[str, str] = {}
     for candidate in scan(paths):
-        info, found, looked_at = _one(candidate, paths, preferences, crashed, modules)
+        info, found, looked_at = _one(candidate, paths, preferences, at, crashed, modules)
         files += [f for f in (info.file, candidate.entry_points_file, *looked_at) if f]
         specs += [(len(infos), kind, data) for kind, data in found]
         infos.append(info)
@@ -79,6 +81,7 @@ def _one(
     candidate: Candidate,
     paths: list[str],
     preferences: Preferences,
+    at: Announce,
     crashed: list[tuple[str, dict[str, Any]]],
     modules: dict[str, str],
 ) -> tuple[PluginInfo, Found, list[str]]:
@@ -98,36 +101,35 @@ def _one(
         same = f"the same descriptor is already registered by {modules[candidate.module]}"
         return base._replace(status="disabled", reason=same), [], []
     modules[candidate.module] = base.origin
-    base = base._replace(file=_file_of(candidate.module, paths))
     refused = _admitted(base, preferences)
     if refused is not None:
-        return refused, [], []
+        return refused._replace(file=_file_of(candidate.module, paths)), [], []
     for marker, left in crashed:
         if left.get("module") == candidate.module and left.get("dist") == candidate.dist:
-            if left.get("stamp") == index.stamp(base.file) and left.get("version") == candidate.version:
+            file = _file_of(candidate.module, paths)
+            if left.get("stamp") == index.stamp(file) and left.get("version") == candidate.version:
                 return (
                     base._replace(
                         status="crashed",
                         reason=f"the process ended while importing {candidate.module} (note: {marker})",
                         fix=f"swift plugin disable {base.id}   or, to try again: swift plugin retry {base.id}",
+                        file=file,
                     ),
                     [],
                     [marker],
                 )
             markers.clear(marker)
     started = time.process_time()
-    note = markers.note(
-        {"id": base.id, "dist": base.dist, "version": base.version, "module": base.module, "stamp": index.stamp(base.file)}
-    )
-    try:
-        found = _read_descriptor(base)
-    except KeyboardInterrupt:
-        print(f"while importing plugin {base.id!r} ({base.origin}); without it: SWIFT_PLUGINS=-{base.id}", file=sys.stderr)
-        raise
-    finally:
-        markers.clear(note)
+    at({"id": base.id, "dist": base.dist, "version": base.version, "module": base.module})
+    found = _read_descriptor(base)
+    at(None)
     ms = round((time.process_time() - started) * 1000, 2)
-    base = base._replace(load_ms=ms, api=found.api, components=tuple(f"{kind}:{data['name']}" for kind, data in found.specs))
+    base = base._replace(
+        components=tuple(f"{kind}:{data['name']}" for kind, data in found.specs),
+        load_ms=ms,
+        api=found.api,
+        file=_file_of(candidate.module, paths),
+    )
     if found.incompatible:
         return (
             base._replace(status="incompatible", reason=found.incompatible, fix=_upgrade(base, found.api), components=()),
@@ -172,18 +174,9 @@ def _admitted(info: PluginInfo, preferences: Preferences) -> PluginInfo | None:
 
 
 def _file_of(module: str, paths: list[str]) -> str:
-    """The file behind a dotted module name, found without importing anything; "" where there is none."""
-    locations: list[str] | None = paths
-    spec = None
-    for end in [i for i, c in enumerate(module) if c == "."] + [len(module)]:
-        try:
-            spec = importlib.machinery.PathFinder.find_spec(module[:end], locations)
-        except (ImportError, ValueError, KeyError):
-            return ""
-        if spec is None:
-            return ""
-        locations = list(spec.submodule_search_locations or ())
-    return spec.origin or "" if spec else ""
+    """The file behind a dotted module name: its import knows it, else it is looked for; "" where there is none."""
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return str(spec.origin) if spec is not None and spec.has_location else file_of(module, paths)
 
 
 def _read_descriptor(info: PluginInfo) -> Collected:
@@ -272,25 +265,25 @@ def _call_hook(name: str, function: Any, found: Collected) -> None:
         if not isinstance(item, KINDS[kind]):
             found.faults.append(f"{name} returned {_short(item)}; it must return a list of {KINDS[kind].__name__}")
             continue
-        if not found.incompatible and (_version(item.api) > _version(found.api) or _major_mismatch(item.api)):
-            found.api = item.api
-            found.incompatible = _major_mismatch(item.api)
-        fault = spec_fault(item)
+        if item.api != found.api and not found.incompatible:
+            mismatch = _major_mismatch(item.api)
+            if mismatch or _version(item.api) > _version(found.api):
+                found.api, found.incompatible = item.api, mismatch
+        fault, data = read_spec(item)
         if not fault and (kind, item.name) in found.names:
             fault = f"{kind}:{item.name} is offered twice by the same plugin"
         if fault:
             found.faults.append(fault)
         else:
             found.names.add((kind, item.name))
-            found.specs.append((kind, spec_data(item)))
+            found.specs.append((kind, data))
     if _version(found.api) > API_VERSION and not found.incompatible:
         remark = f"built for plugin API {found.api}, this core has {API_VERSION_TEXT}; newer features of it are not used"
         if remark not in found.remarks:
             found.remarks.append(remark)
 
 
-def spec_fault(spec: Spec) -> str:
-    """What is illegal about a spec; "" where it is fine."""
+def _fault(spec: Spec) -> str:
     where = f"{spec.kind}:{spec.name}"
     if not isinstance(spec.name, str) or not _is_name(spec.name, "-._"):
         allowed = "allowed are lower-case letters, digits and . _ -, the first a letter or digit"
@@ -300,7 +293,7 @@ def spec_fault(spec: Spec) -> str:
             return f"{where}: {field} must be a tuple, not {_short(getattr(spec, field))}"
     if not all(isinstance(alias, str) and alias.strip() == alias != "" for alias in spec.aliases):
         return f"{where}: aliases must be non-empty strings, not {spec.aliases!r}"
-    for field in ("impl", "settings", "probe", "convert"):
+    for field in ("impl", "settings", "probe", "convert", "image_tokens"):
         value = getattr(spec, field, "")
         if not isinstance(value, str) or (value and not _is_dotted(value)):
             return f"{where}: {field}={value!r} is not a dotted path like 'package.module:Name'"
@@ -310,15 +303,33 @@ def spec_fault(spec: Spec) -> str:
         return f"{where}: impl is missing; name the implementation as 'package.module:Class'"
     if isinstance(spec, ModelSpec) and not spec.impl and not spec.loader:
         return f"{where}: neither impl (a loader) nor loader (the name of one) is given"
+    if isinstance(spec, ModelSpec) and spec.image_tokens and not spec.impl:
+        return f"{where}: image_tokens is for loaders (impl); an entry of a catalog has that of its loader, {spec.loader}"
     try:
         if spec.needs or spec.clashes:
             importlib.import_module("swift.plugins.conditions").check_all(spec, KINDS)  # few specs have any
-        written = [spec.facts and dict(spec.facts), *(getattr(spec, name, None) for name in ("hub_ids", "columns", "rewrite"))]
-        if any(written):
-            json.dumps(written)
     except (ValueError, AttributeError, TypeError) as error:
         return f"{where}: {error}"
     return ""
+
+
+def read_spec(spec: Spec) -> tuple[str, dict[str, Any]]:
+    """(what is illegal about a spec, "" where it is fine; its `spec_data`)."""
+    fault, data = _fault(spec), {}
+    if not fault:
+        data = spec_data(spec)
+        for name, value in data.items():
+            if type(value) not in _PLAIN:
+                try:
+                    json.dumps(value)
+                except (ValueError, TypeError) as error:
+                    return f"{spec.kind}:{spec.name}: {name} must be plain data, not {_short(value)}: {error}", {}
+    return fault, data
+
+
+def spec_fault(spec: Spec) -> str:
+    """What is illegal about a spec; "" where it is fine."""
+    return read_spec(spec)[0]
 
 
 def spec_data(spec: Spec) -> dict[str, Any]:
@@ -337,7 +348,7 @@ def spec_data(spec: Spec) -> dict[str, Any]:
 
 
 def _is_name(text: str, marks: str) -> bool:
-    return text[:1] in _LOWER and all(c in _LOWER or c in marks for c in text)
+    return text != "" and text[0] in _LOWER and not text.strip(_LOWER + marks)  # strip stops at a character that is neither
 
 
 def _is_dotted(text: str) -> bool:

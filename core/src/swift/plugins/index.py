@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 import zlib
 from typing import Any
@@ -57,7 +58,7 @@ def stamp(path: str) -> list[Any]:
         status = os.stat(path)
     except OSError:
         return [path, 0, 0]
-    return [path, status.st_mtime_ns, 0 if os.path.isdir(path) else status.st_size]
+    return [path, status.st_mtime_ns, 0 if stat.S_ISDIR(status.st_mode) else status.st_size]
 
 
 def tag(paths: list[str], extra: str = "") -> str:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from swift.api.contracts import CONTRACTS
+from swift.api.contracts.table import CONTRACTS
 from swift.errors import ConfigError, PluginBroken, PluginError
 from swift.plan.plan import Component
 from swift.plugins import requirements

@@ -1,4 +1,4 @@
-"""A note on disk while a descriptor is being imported, so that one that takes the interpreter down is skipped next time.
+"""A note on disk of a descriptor that is being imported, so that one that takes its process down is skipped next time.
 
 The note `loading.<host>.<pid>` names the plugin. If its process is gone and the note is still there, the import ended in a
 native crash, an `os.abort` or a kill. It counts until the descriptor file changes or `swift plugin retry ID` removes it.
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from swift.plugins import index
+from swift.plugins import index, scan
 
 
 def _prefix() -> str:
@@ -18,10 +18,11 @@ def _prefix() -> str:
     return f"loading.{host or 'host'}."
 
 
-def note(what: dict[str, Any]) -> str:
-    """Write this process's note and return its path, "" where the home cannot be written."""
-    file = os.path.join(index.folder(), f"{_prefix()}{os.getpid()}")
-    return file if index.write(file, what) else ""
+def note(pid: int, door: dict[str, str], paths: list[str]) -> str:
+    """Note that process `pid` of this host imports `door`; returns the path, "" where the home cannot be written."""
+    file = os.path.join(index.folder(), f"{_prefix()}{pid}")
+    stamp = index.stamp(scan.file_of(door["module"], paths))
+    return file if index.write(file, {**door, "stamp": stamp}) else ""
 
 
 def clear(file: str) -> None:
@@ -32,12 +33,6 @@ def clear(file: str) -> None:
             pass  # somebody else's clean-up was faster
 
 
-def left_by(pid: int) -> dict[str, Any] | None:
-    """The note that process `pid` of this host left, None where there is none."""
-    data = index.read(os.path.join(index.folder(), f"{_prefix()}{pid}"))
-    return data if isinstance(data, dict) else None
-
-
 def _alive(pid: int) -> bool:
     if os.name == "nt":
         return False  # os.kill(pid, 0) would end the process there
@@ -46,8 +41,13 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
+        pass  # somebody else's
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            # Z: killed, but nobody asked for its exit code; the first process of many containers never does
+            return file.read().rpartition(") ")[2][:1] != "Z"
+    except OSError:
         return True
-    return True
 
 
 def left_behind() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,6 +6,7 @@ start-up budget, and reading `dist.metadata` of every distribution several times
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import os
 from typing import NamedTuple
@@ -31,8 +32,8 @@ def normalize(dist: str) -> str:
 
 def _read(*parts: str) -> str:
     try:
-        with open(os.path.join(*parts), encoding="utf-8") as file:
-            return file.read()
+        with open(os.path.join(*parts), "rb", buffering=0) as file:
+            return file.read().decode()
     except (OSError, UnicodeDecodeError):
         return ""
 
@@ -74,6 +75,21 @@ def source_of(folder: str) -> str:
         return url or "index"
     except (ValueError, AttributeError):
         return "unknown (direct_url.json is damaged)"
+
+
+def file_of(module: str, paths: list[str]) -> str:
+    """The file behind a dotted module name, found without importing anything; "" where there is none."""
+    locations: list[str] | None = paths
+    spec = None
+    for end in [i for i, c in enumerate(module) if c == "."] + [len(module)]:
+        try:
+            spec = importlib.machinery.PathFinder.find_spec(module[:end], locations)
+        except (ImportError, ValueError, KeyError):
+            return ""
+        if spec is None:
+            return ""
+        locations = list(spec.submodule_search_locations or ())
+    return spec.origin or "" if spec else ""
 
 
 def scan(paths: list[str]) -> list[Candidate]:

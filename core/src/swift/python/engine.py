@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from swift.api.contracts import Generation, GenerationResult
+from swift.api.contracts.inference import Generation, GenerationResult
 from swift.cli.infer import settings_by_owner
 from swift.config.loader import load
 from swift.data.formats.media_items import fit_tags, media_list

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swift.api.contracts import AdapterLibrary
+from swift.api.contracts.tuners import AdapterLibrary
 from swift.config.spelling import did_you_mean
 from swift.errors import ConfigError
 from swift.inference.source import run_of

@@ -15,7 +15,7 @@ from typing import Any
 
 from swift.plugins import claims
 from swift.plugins.registry import discover
-from swift.testing import engines, kinds, objectives, parallel, services
+from swift.testing import engines, images, kinds, objectives, parallel, services
 from swift.testing.datasets import DatasetCatalogContract
 from swift.testing.descriptor import DescriptorContract, Untried
 from swift.testing.tiny import CONVERSATIONS, byte_tokenizer, tiny_folder
@@ -42,6 +42,7 @@ CLAIMS: dict[tuple[str, str], type[DescriptorContract]] = {
     ("tuner", "switchable"): kinds.Switchable,
     ("engine", "streaming"): engines.Streaming,
     ("engine", "multi_adapter"): engines.MultiAdapter,
+    ("model", "image_tokens"): images.CountsImages,
     ("parallel", "multi_process"): parallel.MultiProcess,
     ("parallel", "shards"): parallel.Sharded,
 }

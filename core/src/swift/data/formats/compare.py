@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from swift.api.contracts import Record
+from swift.api.contracts.data import Record
 from swift.data.formats.columns import Schema
 from swift.data.formats.messages import Message, MessageReader, after_common
 from swift.data.formats.values import kind, parsed, text_of

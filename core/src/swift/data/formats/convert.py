@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from swift.api.contracts import Record, describe
+from swift.api.contracts.data import Record
 from swift.data.formats.columns import ANSWERED, COLUMNS, IGNORE, MEDIA, Schema, recognise, spellings
 from swift.data.formats.compare import candidates, chosen_first, number_of, pair
 from swift.data.formats.media_items import check_objects, fit_tags, media_list
@@ -18,6 +18,7 @@ from swift.data.formats.messages import MISPLACED_LOSS, ROLE_NAMES, ROLES, Messa
 from swift.data.formats.values import kind, parsed, text_of, tool_calls, tools
 from swift.data.sources.rows import Row
 from swift.errors import DataError
+from swift.wording import listed
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(name|author)\s*\}\}", re.IGNORECASE)
 _CHOICE = re.compile(r"\s*\(?([A-Za-z]|\d)\)?\.?\s*")
@@ -126,7 +127,7 @@ class Converter:
                 near = difflib.get_close_matches(target, sorted(known), n=3)
                 raise DataError(
                     f"columns maps {own!r} to {target!r}, which is no column; canonical columns are {', '.join(COLUMNS)}",
-                    fix=f"did you mean {describe(near)}?" if near else '--columns \'{"own": "query"}\'',
+                    fix=f"did you mean {listed(near)}?" if near else '--columns \'{"own": "query"}\'',
                 )
         roles = {**ROLE_NAMES, **{k.lower(): v for k, v in self.columns.items() if v in (*ROLES, "tool_call")}}
         self._reader = MessageReader(roles)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from swift.api.contracts import Record
+from swift.api.contracts.data import Record
 from swift.data.formats.columns import MEDIA
 from swift.data.formats.values import kind, parsed
 from swift.errors import DataError

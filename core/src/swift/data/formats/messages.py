@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from swift.api.contracts import Record
+from swift.api.contracts.data import Record
 from swift.data.formats.columns import MEDIA
 from swift.data.formats.media_items import media_item
 from swift.data.formats.values import kind, parsed, text_of, tool_calls

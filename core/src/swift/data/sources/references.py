@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from swift.api.contracts import DatasetReader
+from swift.api.contracts.data import DatasetReader
 from swift.data.rewrite import Rewrite
 from swift.data.sources.files import READERS, holds_rows, kind_of, read_file, readable
 from swift.data.sources.opening import DataFile, is_url, list_url, redacted, suffix_of, translated
