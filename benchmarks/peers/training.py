@@ -7,8 +7,8 @@ One model folder (Qwen3-shaped, random weights), one file of conversations, one 
 hyperparameters. `same`: padded batches of 4 rows in file order for everybody, so that losses must agree. `joined`: the same
 rows in each step and the same losses, but Swift computes no padding (--batching unpacked; the others can that only with
 flash attention). `best`: each framework's fastest honest setting on a CPU (Swift: packs of 1,024 tokens; the bare loop: the
-same, documents told apart by position ids; TRL: packing, which mixes documents under SDPA; ms-swift refuses packing without
-flash attention and runs as before).
+same, documents told apart by position ids; TRL: the same by its own packing; ms-swift refuses packing without flash
+attention and runs as before).
 
 Runs alternate between the frameworks, `--rounds` times, the most telling workloads first. Reported: real (non-padding)
 tokens per second after the first `--warmup` steps; seconds from the start of the process to the first step; wall time of the
